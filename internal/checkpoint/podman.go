@@ -1,0 +1,34 @@
+package checkpoint
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// podmanFormat is what "podman container checkpoint" writes with --export or
+// --create-image (libpod/container_internal_common.go, checked with 4.3.1 and
+// 5.8.6). config.dump is the whole libpod.ContainerConfig; it does not say when
+// the checkpoint was taken.
+type podmanFormat struct{}
+
+func (podmanFormat) engine() Engine { return EnginePodman }
+
+func (podmanFormat) took(spec *specs.Spec) bool {
+	return spec.Annotations[managerAnnotation] == "libpod"
+}
+
+// base reads the image ID; Podman records no repository digest.
+func (podmanFormat) base(c *config, _ *specs.Spec) (BaseImage, error) {
+	const field = "rootfsImageID"
+	if c.RootfsImageID == "" {
+		return BaseImage{}, noBase(field)
+	}
+	ref, err := contentReference(c.RootfsImageID, field)
+	if err != nil {
+		return BaseImage{}, err
+	}
+	return BaseImage{Name: first(c.RawImageName, c.RootfsImageName), Reference: ref}, nil
+}
+
+// log is there with the log drivers k8s-file and json-file; k8s-file, the
+// default, is the CRI log format.
+func (podmanFormat) log() string { return "ctr.log" }

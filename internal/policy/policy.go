@@ -1,0 +1,121 @@
+// Package policy says who may restore what: the node's configuration applied to
+// a request.
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+// Config is the operator's word, from the plugin's configuration.
+type Config struct {
+	// AllowArchives admits absolute paths of checkpoint archives as image names.
+	AllowArchives bool
+	// Images are patterns of image names that may be restored, see [Pattern].
+	Images []string
+	// Namespaces are patterns of pod namespaces in which may be restored.
+	Namespaces []string
+}
+
+// Policy decides on requests. Its zero value admits nothing.
+type Policy struct {
+	archives   bool
+	images     []Pattern
+	namespaces []Pattern
+}
+
+// New validates the configuration. The error, of class
+// errdefs.ErrInvalidArgument, names the key and the pattern.
+func New(c Config) (*Policy, error) {
+	images, ierr := patterns("allowed_images", c.Images)
+	namespaces, nerr := patterns("allowed_namespaces", c.Namespaces)
+	if err := errors.Join(ierr, nerr); err != nil {
+		return nil, err
+	}
+	return &Policy{archives: c.AllowArchives, images: images, namespaces: namespaces}, nil
+}
+
+func patterns(key string, values []string) ([]Pattern, error) {
+	out := make([]Pattern, 0, len(values))
+	for _, v := range values {
+		p, err := NewPattern(v)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// IsArchive reports whether an image name of a request is meant as the path of
+// an archive: no image reference can begin with a slash.
+func IsArchive(image string) bool { return strings.HasPrefix(image, "/") }
+
+// Archive admits an archive path. The error is of class
+// errdefs.ErrPermissionDenied or errdefs.ErrInvalidArgument.
+func (p *Policy) Archive(file string) error {
+	if !p.archives {
+		return fmt.Errorf("checkpoint archive %q: archives are not allowed as image names on this node: "+
+			"make a checkpoint image of it, or set allow_archives = true: %w", file, errdefs.ErrPermissionDenied)
+	}
+	if !path.IsAbs(file) || path.Clean(file) != file {
+		return fmt.Errorf("checkpoint archive %q: not a clean absolute path, which would be %q: %w",
+			file, path.Join("/", file), errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// Namespace admits the namespace of the pod in which is to be restored. The
+// error is of class errdefs.ErrPermissionDenied. A pod without one, which the
+// kubelet never makes, counts as in "default".
+func (p *Policy) Namespace(namespace string) error {
+	if namespace == "" {
+		namespace = "default"
+	}
+	if matches(p.namespaces, namespace) {
+		return nil
+	}
+	return fmt.Errorf("pod namespace %q: restoring checkpoints is not allowed here: "+
+		"add the namespace to allowed_namespaces on this node: %w", namespace, errdefs.ErrPermissionDenied)
+}
+
+// Image admits a checkpoint image. One of the names by which the node knows it
+// must match: its ID, its tags or its digests. What the user calls it is only for the
+// error, which is of class errdefs.ErrPermissionDenied.
+func (p *Policy) Image(called string, names ...string) error {
+	for _, name := range names {
+		if p.admits(name) {
+			return nil
+		}
+	}
+	return fmt.Errorf("checkpoint image %q: restoring it is not allowed on this node: "+
+		"add its name to allowed_images: %w", called, errdefs.ErrPermissionDenied)
+}
+
+func (p *Policy) admits(name string) bool {
+	if _, err := digest.Parse(name); err == nil {
+		// Every image has an ID, and it says nothing of where the image is from: "*" means names.
+		return slices.ContainsFunc(p.images, func(pattern Pattern) bool { return pattern.matchID(name) })
+	}
+	if matches(p.images, name) {
+		return true
+	}
+	named, err := reference.ParseNormalizedNamed(name)
+	return err == nil && matches(p.images, named.String())
+}
+
+func matches(ps []Pattern, s string) bool {
+	for _, p := range ps {
+		if p.Match(s) {
+			return true
+		}
+	}
+	return false
+}
