@@ -1,0 +1,57 @@
+package verify
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-restore/cri-restore/internal/checkpoint"
+)
+
+// maxNamed is how many differing volumes an error names.
+const maxNamed = 8
+
+// mounts compares the bind mounts. CRIU needs a source for each that was there,
+// and makes none that was not: a volume that only the new pod has would
+// silently be missing.
+func mounts(m *checkpoint.Metadata, is *specs.Spec) error {
+	had, has := binds(m.Spec), binds(is)
+	var (
+		errs  []error
+		total int
+	)
+	// The names may be a stranger's: quoted, and not too many of them.
+	differs := func(format, dst string) {
+		if total++; total <= maxNamed {
+			errs = append(errs, fmt.Errorf(format, dst))
+		}
+	}
+	for _, dst := range slices.Sorted(maps.Keys(had)) {
+		if _, ok := has[dst]; !ok {
+			differs("the checkpoint has a volume at %.200q and the pod mounts none there", dst)
+		}
+	}
+	for _, dst := range slices.Sorted(maps.Keys(has)) {
+		if _, ok := had[dst]; !ok {
+			differs("the pod mounts a volume at %.200q, which the checkpoint does not have and CRIU would not mount", dst)
+		}
+	}
+	if more := total - maxNamed; more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more volumes", more))
+	}
+	return errors.Join(errs...)
+}
+
+func binds(s *specs.Spec) map[string]specs.Mount {
+	out := map[string]specs.Mount{}
+	for _, mnt := range s.Mounts {
+		if mnt.Type == "bind" || slices.Contains(mnt.Options, "bind") || slices.Contains(mnt.Options, "rbind") {
+			out[path.Clean(mnt.Destination)] = mnt
+		}
+	}
+	return out
+}
