@@ -1,0 +1,61 @@
+package restore
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Dirs are the plugin's directories: one folder for each restore, named by its ID,
+// below each of the two.
+type Dirs struct {
+	// Root survives a reboot. It is containerd's root directory of the plugin.
+	Root string
+	// State may be lost at a reboot, as mounts are.
+	State string
+}
+
+// View is where the checkpoint image of a restore is mounted.
+func (d Dirs) View(id string) string { return filepath.Join(d.State, id, "view") }
+
+// Rootfs is where the new container's root file system is mounted while the
+// changes of the old one are applied to it.
+func (d Dirs) Rootfs(id string) string { return filepath.Join(d.State, id, "rootfs") }
+
+// Archive is where a checkpoint archive is unpacked.
+func (d Dirs) Archive(id string) string { return filepath.Join(d.Root, id, "archive") }
+
+// Work is CRIU's work directory, with its log.
+func (d Dirs) Work(id string) string { return filepath.Join(d.Root, id, "work") }
+
+// Config is the CRIU configuration file of the restored container.
+func (d Dirs) Config(id string) string { return filepath.Join(d.Root, id, "criu.conf") }
+
+// Checkpoint is the directory with the checkpoint of a record.
+func (d Dirs) Checkpoint(r *Record) string {
+	if r.SnapshotKey != "" {
+		return d.View(r.ID)
+	}
+	return d.Archive(r.ID)
+}
+
+// Make makes the folders of a restore.
+func (d Dirs) Make(id string) error {
+	for _, dir := range []string{d.View(id), d.Rootfs(id), d.Work(id)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("directory of restore %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// Remove removes the folders of a restore, after everything that is mounted
+// below them was unmounted.
+func (d Dirs) Remove(id string) error {
+	for _, dir := range []string{filepath.Join(d.State, id), filepath.Join(d.Root, id)} {
+		if err := removeAll(dir); err != nil {
+			return fmt.Errorf("directory of restore %s: %w", id, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,42 @@
+package restore
+
+import (
+	"fmt"
+
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// RuntimeRunc is the only runtime that restores: its shim hands a checkpoint to
+// runc, which hands it to CRIU.
+const RuntimeRunc = "io.containerd.runc.v2"
+
+// TaskOptions returns the options with which the task of a restored container is
+// created: those of the request, or else the container's own runtime options,
+// with CRIU's directories added. Options of a task replace the container's (containerd: core/runtime/v2/shim.go), so
+// they have to hold all of them.
+func TaskOptions(request, container typeurl.Any, images, work string) (*anypb.Any, error) {
+	merged := &options.Options{}
+	from := request
+	if from == nil || from.GetTypeUrl() == "" {
+		from = container
+	}
+	if from != nil && from.GetTypeUrl() != "" {
+		if !typeurl.Is(from, merged) {
+			return nil, fmt.Errorf("runtime options are %s, only runc's can restore a checkpoint: %w",
+				from.GetTypeUrl(), errdefs.ErrFailedPrecondition)
+		}
+		if err := typeurl.UnmarshalTo(from, merged); err != nil {
+			return nil, fmt.Errorf("runtime options: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+	}
+	merged.CriuImagePath = images
+	merged.CriuWorkPath = work
+	out, err := typeurl.MarshalAnyToProto(merged)
+	if err != nil {
+		return nil, fmt.Errorf("runtime options: %w", err)
+	}
+	return out, nil
+}

@@ -1,0 +1,127 @@
+package restore
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"github.com/google/uuid"
+)
+
+const (
+	// LabelID is the label with the ID of the restore, on the restored container,
+	// on its view snapshot and on the lease that protects both while the
+	// container is created.
+	LabelID = "org.criu.restore/id"
+
+	// extensionRecord is the container extension with the record.
+	extensionRecord = "org.criu.restore/record"
+
+	// recordVersion is raised when an older plugin could no longer do the right
+	// thing with a record.
+	recordVersion = 1
+
+	// gcRefSnapshot makes containerd's garbage collector keep a snapshot as long as the
+	// container exists (containerd: docs/garbage-collection.md).
+	gcRefSnapshot = "containerd.io/gc.ref.snapshot."
+)
+
+func init() {
+	typeurl.Register(&Record{}, "github.com/cri-restore/cri-restore", "restore", "Record")
+}
+
+// Record says what a container is to be restored from. It is written once,
+// when the container has been created, and updated when the restore has ended.
+type Record struct {
+	// Version is the version of the record's form.
+	Version int `json:"version"`
+	// ID names the restore and its directories.
+	ID string `json:"id"`
+	// Image is the name of the checkpoint image or the path of the archive.
+	Image string `json:"image"`
+	// ImageDigest is the digest of the checkpoint image's target, empty for an
+	// archive.
+	ImageDigest string `json:"imageDigest,omitempty"`
+	// Snapshotter and SnapshotKey name the read-only view of the checkpoint
+	// image. They are empty for an archive, which is unpacked in Dirs.Archive.
+	Snapshotter string `json:"snapshotter,omitempty"`
+	SnapshotKey string `json:"snapshotKey,omitempty"`
+	// BaseImage is the reference of the base image by content.
+	BaseImage string `json:"baseImage"`
+	// Producer is the engine that made the checkpoint.
+	Producer string `json:"producer"`
+	// CheckpointedAt is when the checkpoint was made, as the checkpoint says.
+	CheckpointedAt time.Time `json:"checkpointedAt"`
+	// Ended is set when the restore was tried, well or not: what it needed is no
+	// longer there.
+	Ended bool `json:"ended,omitempty"`
+}
+
+// NewID returns a new name for a restore.
+func NewID() string { return uuid.NewString() }
+
+// isID reports whether s is what NewID returns. uuid.Parse alone accepts other
+// forms as well, some of them with any character before and after.
+func isID(s string) bool {
+	id, err := uuid.Parse(s)
+	return err == nil && id.String() == s
+}
+
+// SnapshotKey returns the key of the view snapshot of a restore.
+func SnapshotKey(id string) string { return "cri-restore-" + id }
+
+// Attach writes the record into the container, which the caller then stores.
+func (r *Record) Attach(c *containers.Container) error {
+	r.Version = recordVersion
+	ext, err := typeurl.MarshalAny(r)
+	if err != nil {
+		return fmt.Errorf("restore record of container %s: %w", c.ID, err)
+	}
+	// The maps may be shared with another reader of the store's answer.
+	c.Labels = cloned(c.Labels)
+	c.Labels[LabelID] = r.ID
+	if r.SnapshotKey != "" {
+		// The whole key is ours as long as the container lives, not the pull's.
+		if key := gcRefSnapshot + r.Snapshotter; r.Ended {
+			delete(c.Labels, key)
+		} else {
+			c.Labels[key] = r.SnapshotKey
+		}
+	}
+	c.Extensions = cloned(c.Extensions)
+	c.Extensions[extensionRecord] = ext
+	return nil
+}
+
+// Load reads the record of a container. A container without one is answered
+// with errdefs.ErrNotFound; a record that this version does not understand
+// with errdefs.ErrFailedPrecondition.
+func Load(c *containers.Container) (*Record, error) {
+	ext, ok := c.Extensions[extensionRecord]
+	if !ok {
+		return nil, fmt.Errorf("container %s has no restore record: %w", c.ID, errdefs.ErrNotFound)
+	}
+	var r Record
+	if err := json.Unmarshal(ext.GetValue(), &r); err != nil {
+		return nil, fmt.Errorf("restore record of container %s: %w: %w", c.ID, err, errdefs.ErrFailedPrecondition)
+	}
+	if r.Version > recordVersion {
+		return nil, fmt.Errorf("restore record of container %s has version %d, this plugin knows up to %d: "+
+			"use the newer plugin again, or remove the container: %w", c.ID, r.Version, recordVersion, errdefs.ErrFailedPrecondition)
+	}
+	if !isID(r.ID) {
+		return nil, fmt.Errorf("restore record of container %s: ID %q is none of a restore: %w", c.ID, r.ID, errdefs.ErrFailedPrecondition)
+	}
+	return &r, nil
+}
+
+func cloned[V any](m map[string]V) map[string]V {
+	if m = maps.Clone(m); m == nil {
+		m = map[string]V{}
+	}
+	return m
+}

@@ -1,0 +1,130 @@
+package restore
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/errdefs"
+
+	"github.com/cri-restore/cri-restore/internal/checkpoint"
+)
+
+// ApplyRootfs brings the changes that the checkpointed container had made to
+// its root file system onto the new container's snapshot, which is mounted at
+// dir for that time.
+func ApplyRootfs(ctx context.Context, c *checkpoint.Checkpoint, mounts []mount.Mount, dir string, l checkpoint.Limits) (err error) {
+	diff, err := c.OpenRootfsDiff(ctx)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	deleted, err := c.DeletedFiles()
+	if err != nil {
+		return err
+	}
+	if diff == nil && len(deleted) == 0 {
+		return nil
+	}
+	if diff != nil {
+		defer diff.Close()
+	}
+	if err := mount.All(mounts, dir); err != nil {
+		return fmt.Errorf("mount root file system at %s: %w", dir, errors.Join(err, detachBelow(dir)))
+	}
+	defer func() {
+		// Not detached: what was written must be in the snapshot before runc mounts it again.
+		if uerr := mount.UnmountAll(dir, 0); uerr != nil {
+			err = errors.Join(err, fmt.Errorf("unmount root file system: %w", uerr), detachBelow(dir))
+		}
+	}()
+	if err := removeFiles(dir, deleted); err != nil {
+		return err
+	}
+	if diff == nil {
+		return nil
+	}
+	return applyDiff(ctx, dir, diff, l.Entries)
+}
+
+func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntries int) error {
+	entries := 0
+	var last *tar.Header
+	_, err := archive.Apply(ctx, dir, diff, archive.WithFilter(func(h *tar.Header) (bool, error) {
+		last = h
+		if entries++; entries > maxEntries {
+			return false, fmt.Errorf("more than %d entries: raise max_entries if that is right: %w", maxEntries, errdefs.ErrResourceExhausted)
+		}
+		return true, checkEntry(h)
+	}))
+	if err == nil {
+		// To the end, where the checksum of a compressed tar is.
+		_, err = io.Copy(io.Discard, diff)
+	}
+	if link := (*os.LinkError)(nil); errors.As(err, &link) && errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("entry %.200q is a link to %.200q, which is not in the root file system: %w", last.Name, last.Linkname, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return fmt.Errorf("apply rootfs-diff.tar: %w", diff.Explain(err))
+	}
+	return nil
+}
+
+// checkEntry refuses what no container can have left in its root file system by ordinary means.
+// Names are resolved inside the root by containerd's archive package.
+func checkEntry(h *tar.Header) error {
+	refuse := func(why string) error {
+		return fmt.Errorf("entry %.200q: %s: %w", h.Name, why, errdefs.ErrInvalidArgument)
+	}
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeFifo, tar.TypeXGlobalHeader:
+	default:
+		return refuse(fmt.Sprintf("type %q is not allowed: device nodes come from the pod, not from a checkpoint", h.Typeflag))
+	}
+	if strings.ContainsRune(h.Name, 0) {
+		return refuse("name with a NUL byte")
+	}
+	for _, element := range strings.Split(h.Name, "/") {
+		if element == ".." {
+			return refuse("name leaves the root file system")
+		}
+	}
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "SCHILY.xattr.trusted.") {
+			return refuse("extended attribute " + strings.TrimPrefix(key, "SCHILY.xattr.") + " belongs to the node")
+		}
+	}
+	return nil
+}
+
+// removeFiles deletes the paths that the old container had deleted. os.Root
+// follows no link out of the root file system.
+func removeFiles(dir string, paths []string) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("root file system: %w", err)
+	}
+	defer root.Close()
+	for _, p := range paths {
+		err := root.RemoveAll(strings.TrimPrefix(p, "/"))
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		var errno syscall.Errno
+		if !errors.As(err, &errno) {
+			// Not the kernel refused it but os.Root: a link leads out.
+			err = fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		return fmt.Errorf("deleted.files: %.200q: %w", p, err)
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+package restore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+
+	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/criu"
+)
+
+// Store keeps restores: their records in containerd's metadata, their mounts
+// and directories on the node.
+type Store struct {
+	// Containers is containerd's container store.
+	Containers containers.Store
+	// Leases is containerd's lease manager.
+	Leases leases.Manager
+	// Snapshotter returns a snapshotter by name, nil if there is none.
+	Snapshotter func(name string) snapshots.Snapshotter
+	// Dirs are the plugin's directories.
+	Dirs Dirs
+	// Bundles is the directory with the OCI bundles of the namespace's tasks.
+	Bundles string
+	// Logs keeps CRIU's logs of failed restores.
+	Logs LogKeeper
+	// Limits bound what is read from a checkpoint.
+	Limits checkpoint.Limits
+	// CRIUConfig is the node's own CRIU configuration file for runc, empty for none.
+	CRIUConfig string
+}
+
+// Get returns a container and its record. A container without one is answered
+// with errdefs.ErrNotFound.
+func (s *Store) Get(ctx context.Context, id string) (*containers.Container, *Record, error) {
+	c, err := s.Containers.Get(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := Load(&c)
+	return &c, r, err
+}
+
+// List returns the IDs of all containers that were or are to be restored. The
+// label alone does not make one: containers inherit the labels of their images.
+func (s *Store) List(ctx context.Context) ([]string, error) {
+	cs, err := s.Containers.List(ctx, fmt.Sprintf("labels.%q", LabelID))
+	if err != nil {
+		return nil, fmt.Errorf("list restored containers: %w", err)
+	}
+	ids := make([]string, 0, len(cs))
+	for _, c := range cs {
+		if _, ok := c.Extensions[extensionRecord]; ok {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, nil
+}
+
+// Unfinished reports whether the container was meant to be restored but has no
+// record: containerd stopped between the two. Such a container would start
+// from its base image and forget what it was. The mark is the annotation that was part of the
+// request, in the CRI plugin's metadata (containerd: internal/cri/labels, internal/cri/store/container).
+func Unfinished(c *containers.Container) bool {
+	if _, ok := c.Extensions[extensionRecord]; ok {
+		return false
+	}
+	ext, ok := c.Extensions["io.cri-containerd.container.metadata"]
+	if !ok || !bytes.Contains(ext.GetValue(), []byte(AnnotationID)) {
+		return false // as good as every container
+	}
+	var m struct {
+		Metadata struct {
+			Config struct {
+				Annotations map[string]string `json:"annotations"`
+			}
+		}
+	}
+	if err := json.Unmarshal(ext.GetValue(), &m); err != nil {
+		return false // containerd says what is wrong with it
+	}
+	return m.Metadata.Config.Annotations[AnnotationID] != ""
+}
+
+// Pending reports whether the container is still to be restored: nobody has tried
+// yet. That a record cannot be read does not make it an ordinary container.
+func Pending(c *containers.Container) bool {
+	if _, ok := c.Extensions[extensionRecord]; !ok {
+		return Unfinished(c)
+	}
+	r, err := Load(c)
+	return err != nil || !r.Ended
+}
+
+// Attach puts the record on the container, together with what else the change
+// makes of it, in one write.
+func (s *Store) Attach(ctx context.Context, id string, r *Record, change func(*containers.Container) error) error {
+	c, err := s.Containers.Get(ctx, id)
+	if err != nil {
+		return fmt.Errorf("container %s: %w", id, err)
+	}
+	if err := r.Attach(&c); err != nil {
+		return err
+	}
+	if err := change(&c); err != nil {
+		return err
+	}
+	if _, err := s.Containers.Update(ctx, c); err != nil {
+		return fmt.Errorf("record restore on container %s: %w", id, err)
+	}
+	return nil
+}
+
+// End gives back what a restore needed only until it was tried: mounts, view, unpacked archive and
+// work directory. The CRIU configuration stays for later checkpoints of the container.
+func (s *Store) End(ctx context.Context, id string) error {
+	c, r, err := s.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(s.detachLeftovers(id), s.release(ctx, r))
+	if err != nil || r.Ended {
+		return err
+	}
+	r.Ended = true
+	if err := r.Attach(c); err != nil {
+		return err
+	}
+	// Nothing else: another request may have changed the spec meanwhile.
+	_, err = s.Containers.Update(ctx, *c, "labels", "extensions")
+	return err
+}
+
+// release removes view, archive and work directory of a restore.
+func (s *Store) release(ctx context.Context, r *Record) error {
+	var errs []error
+	for _, dir := range []string{filepath.Join(s.Dirs.State, r.ID), s.Dirs.Archive(r.ID), s.Dirs.Work(r.ID)} {
+		errs = append(errs, removeAll(dir))
+	}
+	return errors.Join(append(errs, s.removeView(ctx, r))...)
+}
+
+// Detach unmounts what a restore may have left below directories that go with
+// the task, before the task is deleted.
+func (s *Store) Detach(id string, r *Record) error {
+	return errors.Join(s.detachLeftovers(id), detachBelow(s.Dirs.Work(r.ID)))
+}
+
+// Remove removes everything of a restore whose container is gone.
+func (s *Store) Remove(ctx context.Context, r *Record) error {
+	return errors.Join(s.Dirs.Remove(r.ID), s.removeView(ctx, r))
+}
+
+func (s *Store) removeView(ctx context.Context, r *Record) error {
+	if r.SnapshotKey == "" {
+		return nil
+	}
+	sn := s.Snapshotter(r.Snapshotter)
+	if sn == nil {
+		return fmt.Errorf("snapshotter %q of restore %s: %w", r.Snapshotter, r.ID, errdefs.ErrNotFound)
+	}
+	if err := sn.Remove(ctx, r.SnapshotKey); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("view of restore %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// detachLeftovers unmounts what a killed runc or CRIU leaves below directories
+// that are deleted with the task: binds of the root file system below runc's state
+// directory, binds of volumes below the bundle's root file system, and cgroups below the
+// work directory. Deleting those directories would otherwise delete what is mounted there.
+// The bundle's root file system itself is the shim's to unmount.
+func (s *Store) detachLeftovers(id string) error {
+	below, err := filepath.EvalSymlinks(filepath.Join(s.Bundles, id, "rootfs")) // as the kernel lists it
+	if err != nil {
+		below = filepath.Join(s.Bundles, id, "rootfs")
+	}
+	below += "/"
+	criuRoot := "/" + id + "/criu-root" // runc: libcontainer/criu_linux.go, Restore
+	return detach(func(mountpoint string) bool {
+		return strings.HasPrefix(mountpoint, below) || strings.HasSuffix(mountpoint, criuRoot) || strings.Contains(mountpoint, criuRoot+"/")
+	})
+}
+
+// Failed explains why the task of a restored container did not start.
+func (s *Store) Failed(ctx context.Context, id string, r *Record, err error) error {
+	return fmt.Errorf("checkpoint %s: %w", r.Image, s.Logs.Explain(ctx, id, s.Dirs.Work(r.ID), err))
+}
+
+// criuOptions are the options that CRIU gets for every restore. They come after
+// the node's own, because the last one wins.
+//
+// The cgroup is the new pod's: runc puts CRIU into it, so that every restored
+// process begins there. What the checkpoint says of cgroups and their
+// properties is ignored.
+func criuOptions() []criu.Option {
+	return []criu.Option{{Name: "manage-cgroups", Value: "ignore"}}
+}
