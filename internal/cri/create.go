@@ -1,0 +1,111 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/tracing"
+	"github.com/containerd/log"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-restore/cri-restore/internal/image"
+	"github.com/cri-restore/cri-restore/internal/policy"
+	"github.com/cri-restore/cri-restore/internal/restore"
+)
+
+// CreateContainer creates a container. If its image is a checkpoint, the
+// container is created from the checkpoint's base image and prepared so that
+// its start is a restore.
+func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (*runtime.CreateContainerResponse, error) {
+	ref := r.GetConfig().GetImage().GetImage()
+	if policy.IsArchive(ref) {
+		if err := s.node.Policy.Archive(ref); err != nil {
+			return nil, err
+		}
+		return s.restore(ctx, r, &archiveSource{node: s.node, path: ref})
+	}
+	img, err := s.detector.Detect(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if img == nil {
+		return s.RuntimeServiceServer.CreateContainer(ctx, r)
+	}
+	return s.restore(ctx, r, &imageSource{node: s.node, image: img, ref: r.GetConfig().GetImage()})
+}
+
+// restore is the order of the steps. Whatever a step leaves behind is put on
+// the undo list, and taken back if a later step fails.
+func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest, src source) (_ *runtime.CreateContainerResponse, retErr error) {
+	ctx, span := tracing.StartSpan(ctx, "cri.restore.create", tracing.WithAttribute("checkpoint", src.name()))
+	defer func() { span.SetStatus(retErr); span.End() }()
+	started := time.Now()
+	defer func() { observeCreation(started, retErr) }()
+
+	pod, err := s.pod(ctx, r.GetPodSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.admit(r, pod, src); err != nil {
+		return nil, err
+	}
+	record := &restore.Record{ID: restore.NewID(), Image: src.name()}
+	var undo undoList
+	defer func() {
+		if retErr != nil {
+			undo.run(ctx)
+		}
+	}()
+	leased, release, err := s.node.lease(ctx, record.ID)
+	if err != nil {
+		return nil, err
+	}
+	undo.add("release lease", release)
+	undo.add("remove directories", func(ctx context.Context) error { return s.node.Restores.Remove(ctx, record) })
+
+	c, err := src.open(leased, pod, record)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		// The annotations were wrong: it is an ordinary image.
+		undo.run(ctx)
+		undo = nil
+		return s.RuntimeServiceServer.CreateContainer(ctx, r)
+	}
+	defer c.Close()
+
+	// Not under the lease: a pull outlives this request.
+	base, err := s.bases.Ensure(ctx, image.Request{
+		Base: c.Metadata.Base, SandboxConfig: r.GetSandboxConfig(), RuntimeHandler: pod.handler,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
+	}
+	describe(record, &c.Metadata, base)
+	resp, err := s.RuntimeServiceServer.CreateContainer(ctx, rewrite(r, &c.Metadata, base, record))
+	if err != nil {
+		return nil, err
+	}
+	id := resp.GetContainerId()
+	undo.add("remove container", func(ctx context.Context) error {
+		_, err := s.RuntimeServiceServer.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: id})
+		return err
+	})
+	undoLog, err := s.prepare(leased, r, id, c, record)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
+	}
+	undo.add("restore log", func(context.Context) error { return undoLog() })
+	if err := s.node.attach(ctx, id, record); err != nil {
+		return nil, err
+	}
+	// The record protects the view from here on.
+	if err := release(ctx); err != nil {
+		log.G(ctx).WithError(err).WithField("container", id).Warn("failed to release the lease of a restore, it will expire")
+	}
+	log.G(ctx).WithField("container", id).WithField("checkpoint", record.Image).WithField("base", record.BaseImage).
+		Info("created container to be restored from checkpoint")
+	return resp, nil
+}

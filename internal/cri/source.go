@@ -1,0 +1,114 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/containerd/log"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/image"
+	"github.com/cri-restore/cri-restore/internal/restore"
+)
+
+// source is where a checkpoint comes from.
+type source interface {
+	// name is the name by which the user knows it.
+	name() string
+	// admit applies the node's policy to it.
+	admit() error
+	// open makes the checkpoint readable in the restore's directories and says in
+	// the record how to find it again. It returns nil if there is no checkpoint after all.
+	open(ctx context.Context, p *pod, r *restore.Record) (*checkpoint.Checkpoint, error)
+}
+
+// imageSource is a checkpoint image. It is not copied: a read-only view of its
+// snapshot is mounted.
+type imageSource struct {
+	node  *Node
+	image *image.Image
+	ref   *runtime.ImageSpec
+}
+
+// name is what the pod spec says if the request tells: the kubelet sends an ID
+// and, beside it, the user's word.
+func (s *imageSource) name() string {
+	if name := s.ref.GetUserSpecifiedImage(); name != "" {
+		return name
+	}
+	if s.ref.GetImage() == s.image.ID && len(s.image.References) > 0 {
+		return s.image.References[0]
+	}
+	return s.ref.GetImage()
+}
+
+// admit asks by the names that the node knows, because the request could give any.
+func (s *imageSource) admit() error {
+	return s.node.Policy.Image(s.name(), append(s.image.References, s.image.ID)...)
+}
+
+func (s *imageSource) open(ctx context.Context, p *pod, r *restore.Record) (*checkpoint.Checkpoint, error) {
+	r.ImageDigest = s.image.Target.Digest.String()
+	r.Snapshotter, r.SnapshotKey = p.snapshotter, restore.SnapshotKey(r.ID)
+	return s.node.view(ctx, s.image, r)
+}
+
+// view mounts a view of the image and opens the checkpoint in it. It returns nil if
+// there is none, whatever the image's annotations say.
+func (n *Node) view(ctx context.Context, img *image.Image, r *restore.Record) (*checkpoint.Checkpoint, error) {
+	if err := n.Restores.Dirs.Make(r.ID); err != nil {
+		return nil, err
+	}
+	mounts, err := image.View(ctx, n.Client, img, r.Snapshotter, r.SnapshotKey, map[string]string{restore.LabelID: r.ID})
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)
+	}
+	dir := n.Restores.Dirs.View(r.ID)
+	if err := restore.MountView(mounts, dir); err != nil {
+		return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)
+	}
+	found, err := checkpoint.Found(dir)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)
+	}
+	if !found {
+		log.G(ctx).WithField("image", r.Image).Warn("image has the annotations of a checkpoint but holds none, taking it for an ordinary image")
+		return nil, nil
+	}
+	c, err := checkpoint.Open(dir, n.Limits)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)
+	}
+	return c, nil
+}
+
+// archiveSource is a checkpoint archive on the node. It is unpacked once, into
+// a directory that only the plugin uses.
+type archiveSource struct {
+	node *Node
+	path string
+}
+
+func (s *archiveSource) name() string { return s.path }
+
+func (s *archiveSource) admit() error { return s.node.Policy.Archive(s.path) }
+
+func (s *archiveSource) open(ctx context.Context, _ *pod, r *restore.Record) (*checkpoint.Checkpoint, error) {
+	if err := s.node.Restores.Dirs.Make(r.ID); err != nil {
+		return nil, err
+	}
+	dir := s.node.Restores.Dirs.Archive(r.ID)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("checkpoint archive %s: %w", s.path, err)
+	}
+	if err := checkpoint.Unpack(ctx, s.path, dir, s.node.Limits); err != nil {
+		return nil, err // names the archive
+	}
+	c, err := checkpoint.Open(dir, s.node.Limits)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint archive %s: %w", s.path, err)
+	}
+	return c, nil
+}

@@ -1,0 +1,119 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	cgmode "github.com/containerd/cgroups/v3"
+	"github.com/containerd/cgroups/v3/cgroup1"
+	"github.com/containerd/cgroups/v3/cgroup2"
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/containerd/v2/pkg/oom"
+	oomv1 "github.com/containerd/containerd/v2/pkg/oom/v1"
+	oomv2 "github.com/containerd/containerd/v2/pkg/oom/v2"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+)
+
+// cgroups stands in for the shim where that does not know a restored task's
+// cgroup: it loads the cgroup when it creates a process, and a task that is to
+// be restored has none then (containerd: cmd/containerd-shim-runc-v2/runc/container.go,
+// NewContainer). Without it there would be no statistics and no OOM events.
+//
+// What it holds is derived from the running tasks and made anew when containerd starts.
+type cgroups struct {
+	watcher oom.Watcher
+
+	mu  sync.Mutex
+	set map[string]any // cgroup1.Cgroup or *cgroup2.Manager, by container ID
+}
+
+// newCgroups starts to watch. The context carries the namespace of the events
+// and ends the watching.
+func newCgroups(ctx context.Context, publisher events.Publisher) (*cgroups, error) {
+	var (
+		w   oom.Watcher
+		err error
+	)
+	if cgmode.Mode() == cgmode.Unified {
+		w, err = oomv2.New(publisher)
+	} else {
+		w, err = oomv1.New(publisher)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("watch for OOM kills: %w", err)
+	}
+	go w.Run(ctx)
+	return &cgroups{watcher: w, set: map[string]any{}}, nil
+}
+
+// watch begins to answer for the cgroup of a restored task. A process that is
+// gone already has none, which is no error.
+func (c *cgroups) watch(ctx context.Context, id string, pid uint32) {
+	cg, err := load(int(pid))
+	if err == nil {
+		c.mu.Lock()
+		c.set[id] = cg
+		c.mu.Unlock()
+		err = c.watcher.Add(id, cg)
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		log.G(ctx).WithError(err).WithField("container", id).Warn("OOM kills of a restored container will go unseen")
+	}
+}
+
+func (c *cgroups) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.set, id)
+}
+
+// ids returns the IDs of the containers that are answered for.
+func (c *cgroups) ids() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ids := make([]string, 0, len(c.set))
+	for id := range c.set {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// stats returns what the shim would (containerd: cmd/containerd-shim-runc-v2/task/service.go, Stats).
+func (c *cgroups) stats(id string) (any, error) {
+	c.mu.Lock()
+	cg := c.set[id]
+	c.mu.Unlock()
+	switch cg := cg.(type) {
+	case cgroup1.Cgroup:
+		return cg.Stat(cgroup1.IgnoreNotExist)
+	case *cgroup2.Manager:
+		return cg.Stat()
+	}
+	return nil, fmt.Errorf("cgroup of container %s: %w", id, errdefs.ErrNotFound)
+}
+
+func load(pid int) (any, error) {
+	if pid <= 0 {
+		return nil, fmt.Errorf("no process: %w", errdefs.ErrNotFound)
+	}
+	cg, err := loadMode(pid)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, cgroup1.ErrCgroupDeleted) {
+		return nil, fmt.Errorf("cgroup of process %d: %w", pid, errdefs.ErrNotFound)
+	}
+	return cg, err
+}
+
+func loadMode(pid int) (any, error) {
+	if cgmode.Mode() == cgmode.Unified {
+		group, err := cgroup2.PidGroupPath(pid)
+		if err != nil {
+			return nil, err
+		}
+		return cgroup2.Load(group)
+	}
+	return cgroup1.Load(cgroup1.PidPath(pid))
+}

@@ -1,0 +1,55 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	api "github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+)
+
+// recover looks at every restored container when containerd starts, before its
+// CRI plugin does. Those that run are watched again. The task of one whose
+// restore was cut off is deleted: the CRI plugin would keep using its pipes
+// (containerd: internal/cri/server/restart.go), and the next start would fail.
+func (t *Tasks) recover(ctx context.Context, b *binding) error {
+	restored, err := b.restores.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, id := range restored {
+		resp, err := t.TasksClient.Get(ctx, &api.GetRequest{ContainerID: id})
+		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("task of restored container %s: %w", id, err))
+			continue
+		}
+		if resp.Process.Status != tasktypes.Status_CREATED {
+			b.cgroups.watch(ctx, id, resp.Process.Pid)
+			continue
+		}
+		log.G(ctx).WithField("container", id).Warn("the restore of a container was cut off, it can be started again")
+		if err := t.abandon(ctx, b, id); err != nil {
+			// With the task its directories are deleted, in which something may still be mounted.
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, t.discard(ctx, id))
+	}
+	return errors.Join(errs...)
+}
+
+func (t *Tasks) discard(ctx context.Context, id string) error {
+	_, err := t.TasksClient.Delete(ctx, &api.DeleteTaskRequest{ContainerID: id})
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("task of container %s, whose restore was cut off: %w", id, err)
+	}
+	return nil
+}

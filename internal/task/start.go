@@ -1,0 +1,134 @@
+package task
+
+import (
+	"context"
+	"time"
+
+	api "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/pkg/tracing"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/docker/go-metrics"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+
+	"github.com/cri-restore/cri-restore/internal/restore"
+)
+
+const (
+	// cleanupTimeout bounds what follows a start whose caller may be gone.
+	cleanupTimeout = 30 * time.Second
+
+	// killInterval is the time between two attempts to kill a restore whose caller is gone.
+	killInterval = 5 * time.Second
+)
+
+// starts times the restores themselves, by the gRPC code of their outcome.
+var starts = func() metrics.LabeledTimer {
+	ns := metrics.NewNamespace("containerd", "cri_restore", nil)
+	t := ns.NewLabeledTimer("start", "The time it takes to restore the processes of a container, by gRPC code", "code")
+	metrics.Register(ns)
+	return t
+}()
+
+// Start starts a task's process. For a container with a restore record that is
+// the restore; its failure is told in CRIU's own words.
+func (t *Tasks) Start(ctx context.Context, r *api.StartRequest, opts ...grpc.CallOption) (*api.StartResponse, error) {
+	b := t.bound.Load()
+	if b == nil || r.ExecID != "" {
+		return t.TasksClient.Start(ctx, r, opts...)
+	}
+	_, rec, err := b.restores.Get(ctx, r.ContainerID)
+	if err != nil || rec.Ended {
+		// Without a record it is an ordinary container, or one that the inner service knows to refuse. So it
+		// does a second start of a restored one, whose failure must not take back the first.
+		return t.TasksClient.Start(ctx, r, opts...)
+	}
+	return t.restore(ctx, b, r, rec, opts...)
+}
+
+// restore is the restore itself: the shim calls runc, and runc CRIU.
+func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, rec *restore.Record, opts ...grpc.CallOption) (_ *api.StartResponse, retErr error) {
+	ctx, span := tracing.StartSpan(ctx, "cri.restore.start", tracing.WithAttribute("checkpoint", rec.Image), tracing.WithAttribute("container.id", r.ContainerID))
+	defer func() { span.SetStatus(retErr); span.End() }()
+	began := time.Now()
+	resp, err := t.startOrKill(ctx, r, opts...)
+	starts.WithValues(status.Code(err).String()).UpdateSince(began)
+	if err != nil {
+		err = t.failed(ctx, b, r.ContainerID, rec, err)
+	} else {
+		b.cgroups.watch(ctx, r.ContainerID, resp.GetPid())
+		log.G(ctx).WithField("container", r.ContainerID).WithField("checkpoint", rec.Image).Info("restored container from checkpoint")
+	}
+	b.end(ctx, r.ContainerID)
+	return resp, err
+}
+
+// startOrKill starts the task and returns when the shim has an answer. When the
+// caller has lost patience it kills the restore's processes, so that runc fails and
+// clears up behind itself. Passing the end of the context on would be worse: the shim would kill runc
+// at the deadline, and go on with a start that was cancelled, either way while this
+// process takes back what has been made so far.
+func (t *Tasks) startOrKill(ctx context.Context, r *api.StartRequest, opts ...grpc.CallOption) (*api.StartResponse, error) {
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var (
+		resp *api.StartResponse
+		err  error
+		done = make(chan struct{})
+	)
+	go func() {
+		defer close(done)
+		resp, err = t.TasksClient.Start(inner, r, opts...)
+	}()
+	select {
+	case <-done:
+		return resp, err
+	case <-ctx.Done():
+	}
+	// Again after a while, as CRIU may not have been there the first time. If runc itself
+	// hangs, nobody waits for it any longer.
+	for range cleanupTimeout / killInterval {
+		if kerr := t.killAll(inner, r.ContainerID); kerr != nil {
+			log.G(ctx).WithError(kerr).WithField("container", r.ContainerID).Warn("failed to kill a restore whose caller has gone")
+		}
+		select {
+		case <-done:
+			return resp, ended(ctx, err)
+		case <-time.After(killInterval):
+		}
+	}
+	cancel()
+	<-done
+	return resp, ended(ctx, err)
+}
+
+// ended adds to the error of a start that its caller had gone.
+func ended(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	return status.Errorf(status.Code(err), "%v: %v", context.Cause(ctx), errgrpc.ToNative(err))
+}
+
+// failed explains a failed restore, and takes back what it may have made.
+func (t *Tasks) failed(ctx context.Context, b *binding, id string, rec *restore.Record, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	explained := b.restores.Failed(ctx, id, rec, err)
+	if err := t.abandon(ctx, b, id); err != nil {
+		log.G(ctx).WithError(err).WithField("container", id).Error("failed to take back a failed restore")
+	}
+	return status.Error(status.Code(err), explained.Error())
+}
+
+// end gives back what the restore needed. The process runs or has failed already,
+// so an error here is only told: the next start of containerd, or the removal
+// of the container, tries again.
+func (b *binding) end(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if err := b.restores.End(ctx, id); err != nil {
+		log.G(ctx).WithError(err).WithField("container", id).Warn("failed to release what a restore had needed")
+	}
+}
