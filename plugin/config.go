@@ -1,0 +1,130 @@
+package plugin
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/policy"
+)
+
+// Config is the plugin's table in containerd's configuration,
+// [plugins.'io.containerd.cri.v1.restore'].
+type Config struct {
+	// Enable turns restoring on. If false, containerd is as without the plugin.
+	// Default true.
+	Enable bool `toml:"enable" json:"enable"`
+	// AllowArchives admits absolute paths of checkpoint archives as image names,
+	// for crictl; the kubelet never sends one. Who may create containers can then make containerd read
+	// any archive on the node. Default false.
+	AllowArchives bool `toml:"allow_archives" json:"allowArchives"`
+	// AllowedImages are patterns of the checkpoint images that may be restored.
+	// A pattern matches a whole name, element by element between slashes; "**" at its
+	// end matches all that follows. Default ["**"].
+	AllowedImages []string `toml:"allowed_images" json:"allowedImages"`
+	// AllowedNamespaces are patterns of the pod namespaces in which may be
+	// restored. Default ["*"].
+	AllowedNamespaces []string `toml:"allowed_namespaces" json:"allowedNamespaces"`
+	// BaseImagePullTimeout bounds the pull of a base image, which goes on when the
+	// request that began it has ended. Default "30m".
+	BaseImagePullTimeout string `toml:"base_image_pull_timeout" json:"baseImagePullTimeout"`
+	// CRIUConfig is the node's CRIU configuration file for runc; a restored container
+	// gets its options first and the plugin's after them. Empty: none.
+	// Default "/etc/criu/runc.conf", which runc uses for other containers.
+	CRIUConfig string `toml:"criu_config" json:"criuConfig"`
+	// FailedLogDir is where CRIU's whole log of a failed restore is kept. Empty: it is not.
+	// Default "failed" in the plugin's root directory.
+	FailedLogDir string `toml:"failed_log_dir" json:"failedLogDir"`
+	// FailedLogs is how many of those logs are kept. Default 20.
+	FailedLogs int `toml:"failed_logs" json:"failedLogs"`
+	// MaxMetadataSize bounds each metadata file of a checkpoint, in bytes.
+	MaxMetadataSize int64 `toml:"max_metadata_size" json:"maxMetadataSize"`
+	// MaxLogSize bounds the container log in a checkpoint, in bytes.
+	MaxLogSize int64 `toml:"max_log_size" json:"maxLogSize"`
+	// MaxDiffSize bounds the changes of the root file system, decompressed, in bytes.
+	MaxDiffSize int64 `toml:"max_diff_size" json:"maxDiffSize"`
+	// MaxArchiveSize bounds a checkpoint archive, decompressed, in bytes.
+	MaxArchiveSize int64 `toml:"max_archive_size" json:"maxArchiveSize"`
+	// MaxEntries bounds the files of a checkpoint, and those of its root file system's changes.
+	MaxEntries int `toml:"max_entries" json:"maxEntries"`
+}
+
+// DefaultConfig returns the configuration of a node that says nothing.
+func DefaultConfig() Config {
+	l := checkpoint.DefaultLimits()
+	return Config{
+		Enable:               true,
+		AllowedImages:        []string{"**"},
+		AllowedNamespaces:    []string{"*"},
+		BaseImagePullTimeout: "30m",
+		CRIUConfig:           "/etc/criu/runc.conf",
+		FailedLogDir:         "failed",
+		FailedLogs:           20,
+		MaxMetadataSize:      l.MetadataBytes,
+		MaxLogSize:           l.LogBytes,
+		MaxDiffSize:          l.DiffBytes,
+		MaxArchiveSize:       l.ArchiveBytes,
+		MaxEntries:           l.Entries,
+	}
+}
+
+// settings are the validated configuration.
+type settings struct {
+	policy      *policy.Policy
+	limits      checkpoint.Limits
+	pullTimeout time.Duration
+	failedLogs  string
+}
+
+// validate reports every key that cannot be used, and what it may be.
+func (c *Config) validate(root string) (*settings, error) {
+	var (
+		s    = &settings{failedLogs: c.FailedLogDir}
+		errs []error
+		err  error
+	)
+	if s.policy, err = policy.New(policy.Config{AllowArchives: c.AllowArchives, Images: c.AllowedImages, Namespaces: c.AllowedNamespaces}); err != nil {
+		errs = append(errs, err)
+	}
+	if s.pullTimeout, err = time.ParseDuration(c.BaseImagePullTimeout); err != nil || s.pullTimeout <= 0 {
+		errs = append(errs, fmt.Errorf("base_image_pull_timeout: %q is no positive duration such as \"30m\"", c.BaseImagePullTimeout))
+	}
+	if c.CRIUConfig != "" && !filepath.IsAbs(c.CRIUConfig) {
+		errs = append(errs, fmt.Errorf("criu_config: %q is no absolute path", c.CRIUConfig))
+	}
+	if s.failedLogs != "" && !filepath.IsAbs(s.failedLogs) {
+		if !filepath.IsLocal(s.failedLogs) {
+			errs = append(errs, fmt.Errorf("failed_log_dir: %q is neither an absolute path nor one below the plugin's root directory", s.failedLogs))
+		}
+		s.failedLogs = filepath.Join(root, s.failedLogs)
+	}
+	if c.FailedLogs < 0 {
+		errs = append(errs, fmt.Errorf("failed_logs: %d is negative", c.FailedLogs))
+	}
+	for _, limit := range []struct {
+		key   string
+		value int64
+	}{
+		{"max_metadata_size", c.MaxMetadataSize}, {"max_log_size", c.MaxLogSize}, {"max_diff_size", c.MaxDiffSize},
+		{"max_archive_size", c.MaxArchiveSize}, {"max_entries", int64(c.MaxEntries)},
+	} {
+		if limit.value <= 0 {
+			errs = append(errs, fmt.Errorf("%s: %d is not positive", limit.key, limit.value))
+		}
+	}
+	s.limits = checkpoint.Limits{
+		MetadataBytes: c.MaxMetadataSize, LogBytes: c.MaxLogSize, DiffBytes: c.MaxDiffSize,
+		ArchiveBytes: c.MaxArchiveSize, Entries: c.MaxEntries,
+	}
+	if len(errs) > 0 {
+		// One line: it ends up in a log and in a CRI error.
+		text := strings.ReplaceAll(errors.Join(errs...).Error(), "\n", "; ")
+		return nil, fmt.Errorf("invalid configuration: %s: %w", text, errdefs.ErrInvalidArgument)
+	}
+	return s, nil
+}

@@ -1,0 +1,96 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/plugin"
+
+	"github.com/cri-restore/cri-restore/internal/cri"
+	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/hook"
+)
+
+// checkTimeout bounds the calls of CRIU when containerd starts.
+const checkTimeout = 20 * time.Second
+
+// wanted reports whether CRI is to be decorated. It is not if the plugin is
+// disabled, by its own configuration or by disabled_plugins: containerd is
+// then as without it.
+func wanted(ic *plugin.InitContext) bool {
+	p := ic.Plugins().Get(plugins.CRIServicePlugin, ID)
+	if p == nil {
+		return false
+	}
+	config, ok := p.Config.(*Config)
+	return ok && config.Enable
+}
+
+// decorate puts the restore around containerd's CRI services, or what refuses
+// checkpoints if the node cannot restore.
+func decorate(ic *plugin.InitContext, inner hook.CRIServices) (hook.CRIServices, error) {
+	node, err := ic.GetByID(plugins.CRIServicePlugin, ID)
+	if err != nil {
+		client, cerr := containerd.New("", containerd.WithDefaultNamespace(namespace), containerd.WithInMemoryServices(ic))
+		if cerr != nil {
+			return inner, cerr
+		}
+		inner.Runtime = cri.Refuse(client, inner.Runtime, inner.Images, err)
+		return inner, nil
+	}
+	r, i := cri.New(node.(*cri.Node), inner.Runtime, inner.Images)
+	return hook.CRIServices{Runtime: r, Images: i}, nil
+}
+
+// supported looks for what a restore needs on the node: a CRIU that works, and
+// runc's shim. What it finds is exported, for ctr plugins ls -d.
+func supported(ic *plugin.InitContext) error {
+	path := os.Getenv("PATH")
+	if shims, err := ic.GetSingle(plugins.ShimPlugin); err == nil {
+		if e, ok := shims.(interface{ Env() []string }); ok {
+			for _, v := range slices.Backward(e.Env()) {
+				if p, ok := strings.CutPrefix(v, "PATH="); ok {
+					path = p
+					break
+				}
+			}
+		}
+	}
+	if _, err := exec.LookPath(shim); err != nil {
+		self, serr := os.Executable()
+		if serr != nil {
+			return skip(err)
+		}
+		if _, serr := exec.LookPath(filepath.Join(filepath.Dir(self), shim)); serr != nil {
+			return skip(fmt.Errorf("%w: install it beside containerd", err))
+		}
+	}
+	binary, err := criu.Find(path)
+	if err != nil {
+		return skip(err)
+	}
+	ctx, cancel := context.WithTimeout(ic.Context, checkTimeout)
+	defer cancel()
+	version, err := criu.Check(ctx, binary)
+	if err != nil {
+		return skip(err)
+	}
+	ic.Meta.Exports["criu_path"] = binary
+	ic.Meta.Exports["criu_version"] = version.String()
+	return nil
+}
+
+// shim is the only one that restores (restore.RuntimeRunc).
+const shim = "containerd-shim-runc-v2"
+
+func skip(err error) error {
+	return fmt.Errorf("%w: %w", err, plugin.ErrSkipPlugin)
+}

@@ -1,0 +1,134 @@
+// Package plugin registers io.containerd.cri.v1.restore. A custom build of
+// containerd imports it for that side effect.
+package plugin
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	api "github.com/containerd/containerd/api/services/tasks/v1"
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/containerd/v2/plugins/services"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+
+	"github.com/cri-restore/cri-restore/internal/cri"
+	"github.com/cri-restore/cri-restore/internal/hook"
+	"github.com/cri-restore/cri-restore/internal/restore"
+	"github.com/cri-restore/cri-restore/internal/task"
+)
+
+// ID is the plugin's ID; its type is CRIServicePlugin, io.containerd.cri.v1.
+const ID = "restore"
+
+// namespace is the one of containerd's CRI plugin (internal/cri/constants).
+const namespace = "k8s.io"
+
+func init() {
+	config := DefaultConfig()
+	registry.Register(&plugin.Registration{
+		Type: plugins.CRIServicePlugin,
+		ID:   ID,
+		Requires: []plugin.Type{
+			plugins.EventPlugin, plugins.LeasePlugin, plugins.MetadataPlugin, plugins.MountManagerPlugin,
+			plugins.SandboxStorePlugin, plugins.ServicePlugin, plugins.ShimPlugin, plugins.TransferPlugin,
+		},
+		Config: &config,
+		InitFn: initRestore,
+	})
+	if err := hook.CRI(wanted, decorate); err != nil {
+		panic(err) // the build has no CRI plugin
+	}
+	if err := hook.Tasks(func(_ *plugin.InitContext, inner api.TasksClient) (api.TasksClient, error) {
+		return task.New(inner), nil
+	}); err != nil {
+		panic(err) // the build has no task service
+	}
+}
+
+// initRestore makes the node and binds the task service to it. On a node that
+// cannot restore, the plugin is skipped and containerd goes on without; only
+// containers that are still to be restored are kept from starting afresh.
+func initRestore(ic *plugin.InitContext) (any, error) {
+	node, err := newNode(ic)
+	if err == nil {
+		return node, nil
+	}
+	client, tasks, serr := taskService(ic)
+	if serr != nil {
+		return nil, errors.Join(err, serr)
+	}
+	tasks.Guard(client.ContainerService(), err)
+	return nil, err
+}
+
+// taskService returns the task service, which this package has decorated.
+func taskService(ic *plugin.InitContext) (*containerd.Client, *task.Tasks, error) {
+	client, err := containerd.New("", containerd.WithDefaultNamespace(namespace), containerd.WithInMemoryServices(ic))
+	if err != nil {
+		return nil, nil, err
+	}
+	service, err := ic.GetByID(plugins.ServicePlugin, services.TasksService)
+	if err != nil {
+		return nil, nil, err
+	}
+	tasks, ok := service.(*task.Tasks)
+	if !ok {
+		return nil, nil, fmt.Errorf("the task service is not decorated but a %T: %w", service, errdefs.ErrNotImplemented)
+	}
+	return client, tasks, nil
+}
+
+func newNode(ic *plugin.InitContext) (*cri.Node, error) {
+	config := ic.Config.(*Config)
+	root, state := ic.Properties[plugins.PropertyRootDir], ic.Properties[plugins.PropertyStateDir]
+	s, err := config.validate(root)
+	if err != nil {
+		return nil, err
+	}
+	if !config.Enable {
+		return nil, fmt.Errorf("restore is turned off by enable = false: %w", plugin.ErrSkipPlugin)
+	}
+	if err := supported(ic); err != nil {
+		return nil, err
+	}
+	client, tasks, err := taskService(ic)
+	if err != nil {
+		return nil, err
+	}
+	db, err := ic.GetSingle(plugins.MetadataPlugin)
+	if err != nil {
+		return nil, err
+	}
+	snapshotters := db.(*metadata.DB).Snapshotters()
+	store := &restore.Store{
+		Containers:  client.ContainerService(),
+		Leases:      client.LeasesService(),
+		Snapshotter: func(name string) snapshots.Snapshotter { return snapshotters[name] },
+		Dirs:        restore.Dirs{Root: root, State: state},
+		Bundles:     filepath.Join(filepath.Dir(state), plugins.RuntimePluginV2.String()+".task", namespace),
+		Logs:        restore.LogKeeper{Dir: s.failedLogs, Max: config.FailedLogs},
+		Limits:      s.limits,
+		CRIUConfig:  config.CRIUConfig,
+	}
+	exchange, err := ic.GetSingle(plugins.EventPlugin)
+	if err != nil {
+		return nil, err
+	}
+	if err := tasks.Bind(namespaces.WithNamespace(ic.Context, namespace), store, exchange.(events.Publisher)); err != nil {
+		return nil, err
+	}
+	ic.Meta.Exports["allow_archives"] = strconv.FormatBool(config.AllowArchives)
+	names := slices.Sorted(maps.Keys(snapshotters))
+	return &cri.Node{Client: client, Snapshotters: names, Restores: store, Policy: s.policy, Limits: s.limits, PullTimeout: s.pullTimeout}, nil
+}
