@@ -1,0 +1,77 @@
+# cri-restore: containerd with checkpoint restore through CRI.
+# "make" lists the targets. Everything that is built lands in bin/.
+
+GO ?= go
+
+# bin/containerd calls itself v2.4.2+cri-restore.<our version>: build metadata
+# of semantic versioning, so it compares equal to the containerd it is.
+CONTAINERD = github.com/containerd/containerd/v2
+CONTAINERD_VERSION = $(shell $(GO) list -m -f '{{.Version}}' $(CONTAINERD))
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+
+# The flags of containerd's own Makefile. Versions come from the lines above, so
+# Go need not ask git for them.
+GOBUILD = $(GO) build -trimpath -buildvcs=false -o $(CURDIR)/bin/
+TAGS = urfave_cli_no_docs
+LDFLAGS = -s -w -X $(CONTAINERD)/version.Version=$(CONTAINERD_VERSION)+cri-restore.$(VERSION) \
+	-X $(CONTAINERD)/version.Revision=$(REVISION)
+STOCK_LDFLAGS = -s -w -X $(CONTAINERD)/version.Version=$(CONTAINERD_VERSION)
+
+TOOLS = contrib/tools
+# The version of the module that a folder of contrib/tools pins.
+pinned = $(shell $(GO) -C $(TOOLS)/$(1) list -m -f '{{.Version}}' $(2))
+
+# Sets PATH and the folder of the CNI plugins as contrib/deps.sh left them.
+ENV = . contrib/env.sh &&
+# With TEST_RESULTS=DIR every run also writes its events there, for .ci/run.
+GOTEST = $(ENV) $(GO) tool -modfile=$(TOOLS)/gotestsum/go.mod gotestsum --format testname \
+	$(if $(TEST_RESULTS),--jsonfile $(TEST_RESULTS)/$@.json) --
+# Makes one benchmark or test run only some: BENCH=Restore, TEST=TestRestoreTwice.
+BENCH ?= .
+TEST ?= .
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help deps build build-stock demo test test-unit test-integration bench lint checkpoint-image clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+deps: ## install what is missing: CRIU, CNI plugins, headers (root; see contrib/deps.sh)
+	@contrib/deps.sh
+
+build: ## build containerd with the plugin, shim, ctr, runc, crictl and our programs into bin/
+	@pkg-config --exists libseccomp || { echo 'build: runc needs pkg-config and the headers of libseccomp: run "make deps"' >&2; exit 1; }
+	$(GOBUILD) -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/... $(CONTAINERD)/cmd/ctr
+	CGO_ENABLED=0 $(GOBUILD) -tags '$(TAGS) no_grpc' -ldflags '$(LDFLAGS) -extldflags "-static"' $(CONTAINERD)/cmd/containerd-shim-runc-v2
+	cd $(TOOLS)/runc && $(GOBUILD) -tags 'seccomp $(TAGS)' -ldflags '-s -w' github.com/opencontainers/runc
+	cd $(TOOLS)/crictl && CGO_ENABLED=0 $(GOBUILD) -ldflags '-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(call pinned,crictl,sigs.k8s.io/cri-tools)' sigs.k8s.io/cri-tools/cmd/crictl
+
+build-stock: ## build the unchanged containerd of the same version as bin/containerd-stock
+	$(GOBUILD)containerd-stock -tags '$(TAGS)' -ldflags '$(STOCK_LDFLAGS)' $(CONTAINERD)/cmd/containerd
+
+demo: deps build ## checkpoint a container, delete it, restore it from a checkpoint image (root)
+	$(ENV) contrib/checkpoint-restore-cri-test.sh
+
+test: deps build build-stock test-unit test-integration ## run all tests (root)
+
+test-unit: ## run the tests that need no daemon, with the race detector
+	$(GOTEST) -race -run '$(TEST)' ./plugin/... ./internal/... ./contrib/...
+
+test-integration: ## run the tests against the real daemons (root, after deps, build and build-stock)
+	$(GOTEST) -count=1 -timeout 40m -run '$(TEST)' ./integration/...
+
+bench: deps build build-stock ## run the benchmarks; BENCH=REGEXP chooses, BENCH_COUNT=N repeats (root)
+	$(ENV) $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 60m ./integration/...
+
+lint: ## gofmt, go vet, golangci-lint
+	@unformatted=$$(gofmt -l plugin internal contrib integration); test -z "$$unformatted" || { echo "gofmt: run gofmt -w on:"; echo "$$unformatted"; exit 1; } >&2
+	$(GO) vet ./...
+	$(GO) tool -modfile=$(TOOLS)/golangci-lint/go.mod golangci-lint run ./...
+
+checkpoint-image: ## turn a checkpoint archive into an image; ARGS=--help tells how (after build)
+	@bin/checkpoint-image $(ARGS)
+
+clean: ## remove bin/
+	rm -rf bin
