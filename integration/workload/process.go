@@ -14,9 +14,11 @@ import (
 	"time"
 )
 
-// threads keeps some threads counting, each of its own.
+// threads keeps some threads counting, each of its own. A thread may be late, not stand
+// still: a restore makes this process's sleep end at once, before the others ran again.
 func threads([]string) error {
 	const count = 8
+	const patience = 10 * time.Second
 	var counters [count]atomic.Int64
 	for i := range counters {
 		go func() {
@@ -30,11 +32,15 @@ func threads([]string) error {
 	var before [count]int64
 	return every(func(n int) (string, error) {
 		for i := range counters {
-			now := counters[i].Load()
-			if n > 5 && now <= before[i] {
-				return "", fmt.Errorf("threads: thread %d stands still at %d", i, now)
+			waited := time.Duration(0)
+			for counters[i].Load() <= before[i] {
+				if waited >= patience {
+					return "", fmt.Errorf("threads: thread %d stands still at %d", i, before[i])
+				}
+				time.Sleep(time.Millisecond)
+				waited += time.Millisecond
 			}
-			before[i] = now
+			before[i] = counters[i].Load()
 		}
 		tasks, err := os.ReadDir("/proc/self/task")
 		if err != nil {
