@@ -54,7 +54,7 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err := verify.Compare(&c.Metadata, spec, r.GetConfig().GetStdin()); err != nil {
 		return nil, err
 	}
-	if err := verify.Images(c.ImagesDir(), spec); err != nil {
+	if err := verify.HostNamespaces(c.ImagesDir(), spec); err != nil {
 		return nil, err
 	}
 	mounts, err := s.node.Client.SnapshotService(container.Snapshotter).Mounts(ctx, container.SnapshotKey)

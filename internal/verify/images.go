@@ -1,85 +1,87 @@
 package verify
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 
-	"github.com/containerd/errdefs"
+	criu_core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
 )
 
-// Images checks the checkpoint's CRIU images, which are what CRIU goes by, against the
-// final spec of the new container. The error, of class errdefs.ErrFailedPrecondition, names
-// every difference that stands in the way of a restore; it is of class
-// errdefs.ErrInvalidArgument if the images cannot be read.
+// Rules are the node's word on what a specification does not say.
+type Rules struct {
+	// CloseTCP accepts connections that were established, because CRIU is told to close them.
+	CloseTCP bool
+}
+
+// Images compares the images, which are what CRIU goes by, with the final spec of the new
+// container: what its processes were granted. The report says what a restore would give them
+// beyond that, and which images CRIU has to read in another form for the
+// spec's value to come true.
 //
-// containerd gives a container the network and PID namespace by path even if it is the
-// host's, so that the specs of the two pods look alike.
-func Images(dir string, is *specs.Spec) error {
-	shared, err := criu.SharedNamespaces(dir)
+// The error is of class errdefs.ErrInvalidArgument if the images cannot be read or are not such
+// as CRIU writes them. It comes with a report of what was compared until then.
+func Images(images *criu.Images, spec *specs.Spec, rules Rules) (*Report, error) {
+	v := &verifier{images: images, spec: spec, rules: rules, edited: map[uint32]*criu_core.CoreEntry{}}
+	if spec.Process == nil || spec.Linux == nil || spec.Root == nil {
+		return &v.report, fmt.Errorf("OCI spec of the new container: it has no process, root or Linux section")
+	}
+	var err error
+	if v.processes, err = images.Processes(); err != nil {
+		return &v.report, err
+	}
+	for _, check := range []func(*verifier) error{
+		(*verifier).names,
+		(*verifier).inventory,
+		(*verifier).processNamespaces,
+		(*verifier).credentials,
+		(*verifier).seccomp,
+		(*verifier).limits,
+		(*verifier).mountpoints,
+		(*verifier).openFiles,
+		(*verifier).memory,
+	} {
+		if err := check(v); err != nil {
+			return &v.report, err
+		}
+	}
+	for tid, core := range v.edited {
+		if err := v.replace(criu.CoreName(tid), "CORE", core); err != nil {
+			return &v.report, err
+		}
+	}
+	return &v.report, nil
+}
+
+// verifier is one comparison.
+type verifier struct {
+	images    *criu.Images
+	spec      *specs.Spec
+	rules     Rules
+	processes []*criu.Process
+	edited    map[uint32]*criu_core.CoreEntry
+	report    Report
+}
+
+// refuse notes what the pod was not granted.
+func (v *verifier) refuse(f Finding) { v.report.add(f) }
+
+// edit returns a copy of a thread's core image that CRIU is to read in its place, for the caller to change.
+func (v *verifier) edit(tid uint32, core *criu_core.CoreEntry) *criu_core.CoreEntry {
+	if v.edited[tid] == nil {
+		v.edited[tid] = proto.Clone(core).(*criu_core.CoreEntry)
+	}
+	return v.edited[tid]
+}
+
+// replace makes CRIU read these entries in the place of an image.
+func (v *verifier) replace(name, kind string, entries ...proto.Message) error {
+	data, err := criu.Encode(kind, entries...)
 	if err != nil {
 		return err
 	}
-	var errs []error
-	differs := func(kind specs.LinuxNamespaceType, format string) {
-		errs = append(errs, fmt.Errorf(format+": %s", kind, remedies[kind]))
-	}
-	for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace} {
-		now, err := isHost(is, kind)
-		if err != nil {
-			return err
-		}
-		was := slices.Contains(shared, kind)
-		switch {
-		case was && !now && (kind == specs.IPCNamespace || kind == specs.UTSNamespace) && modeOf(is, kind) == joined:
-			// CRIU joins the one of the spec, whatever was dumped.
-		case was && !now:
-			differs(kind, "the process was in the host's %s namespace when the checkpoint was taken and would be there again")
-		case !was && now && kind == specs.PIDNamespace:
-			differs(kind, "the process was not in the host's %s namespace when the checkpoint was taken and would now be")
-		}
-	}
-	if !slices.Contains(shared, specs.UserNamespace) {
-		errs = append(errs, errors.New("the process was in a user namespace, which CRIU cannot restore in a pod: set hostUsers: true"))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("the checkpoint does not fit this pod: %s: %w", strings.ReplaceAll(err.Error(), "\n", "; "), errdefs.ErrFailedPrecondition)
-	}
+	v.report.replace(name, data)
 	return nil
-}
-
-// procNames are the names of namespaces in proc(5), where they differ from those of the spec.
-var procNames = map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.MountNamespace: "mnt"}
-
-// isHost says whether the spec puts a container into the namespace of the node, which is that
-// of this process as well as of CRIU.
-func isHost(s *specs.Spec, kind specs.LinuxNamespaceType) (bool, error) {
-	for _, n := range s.Linux.Namespaces {
-		if n.Type != kind {
-			continue
-		}
-		if n.Path == "" {
-			return false, nil
-		}
-		name, ok := procNames[kind]
-		if !ok {
-			name = string(kind)
-		}
-		theirs, err := os.Stat(n.Path)
-		if err != nil {
-			return false, fmt.Errorf("%s namespace of the pod: %w", kind, err)
-		}
-		ours, err := os.Stat(filepath.Join("/proc/self/ns", name))
-		if err != nil {
-			return false, fmt.Errorf("%s namespace of the node: %w", kind, err)
-		}
-		return os.SameFile(theirs, ours), nil
-	}
-	return true, nil
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
 
-// TestImages compares where the process was, by CRIU's images, with where the pod puts it. That
+// TestHostNamespaces compares where the process was, by CRIU's images, with where the pod puts it. That
 // a namespace is the host's can only be seen by what its path names.
-func TestImages(t *testing.T) {
+func TestHostNamespaces(t *testing.T) {
 	const net, pid, ipc, uts, mnt, user = specs.NetworkNamespace, specs.PIDNamespace, specs.IPCNamespace,
 		specs.UTSNamespace, specs.MountNamespace, specs.UserNamespace
 	// Any file that is not this process's namespace stands for one of a pod.
@@ -54,7 +54,7 @@ func TestImages(t *testing.T) {
 		"two":                          {[]specs.LinuxNamespaceType{net}, pod(), []string{"network namespace", "user namespace"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := Images(write(t, criutest.Images(criutest.Processes{1: c.shared})), c.is)
+			err := HostNamespaces(write(t, criutest.Images(criutest.Processes{1: c.shared})), c.is)
 			if len(c.says) == 0 {
 				if err != nil {
 					t.Error(err)
@@ -72,12 +72,12 @@ func TestImages(t *testing.T) {
 		})
 	}
 	t.Run("no images", func(t *testing.T) {
-		if err := Images(t.TempDir(), pod()); !errdefs.IsInvalidArgument(err) {
+		if err := HostNamespaces(t.TempDir(), pod()); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("error %v, want invalid argument", err)
 		}
 	})
 	t.Run("no such namespace", func(t *testing.T) {
-		err := Images(write(t, criutest.Images(criutest.Processes{1: {user}})), pod(specs.LinuxNamespace{Type: net, Path: other + "x"}))
+		err := HostNamespaces(write(t, criutest.Images(criutest.Processes{1: {user}})), pod(specs.LinuxNamespace{Type: net, Path: other + "x"}))
 		if err == nil || !strings.Contains(err.Error(), other+"x") {
 			t.Errorf("error %v", err)
 		}

@@ -1,0 +1,94 @@
+package verify
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// Finding is one thing that a checkpoint would bring and the pod was not granted. Found may be
+// a stranger's text: it is quoted and cut where it is shown.
+type Finding struct {
+	// Check is the kind of the comparison, a label of the metric: "credentials", "seccomp",
+	// "limits", "mounts", "files", "memory", "namespaces" or "images".
+	Check string
+	// Object is what was compared, such as "process 7, thread 9" or "mount /etc/hosts".
+	Object string
+	// Field is the property of the object, by its name in proc(5) or in the OCI spec.
+	Field string
+	// Found and Allowed are its value in the checkpoint and what the spec has for it.
+	Found, Allowed string
+	// Remedy says what to change in the pod or in the checkpoint, if there is such a thing.
+	Remedy string
+}
+
+const (
+	maxShown = 8   // findings in an error
+	maxText  = 200 // bytes of a value
+)
+
+func (f Finding) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s: found %s, allowed %s", printable(f.Object), f.Field, printable(f.Found), printable(f.Allowed))
+	if f.Remedy != "" {
+		fmt.Fprintf(&b, " (%s)", f.Remedy)
+	}
+	return b.String()
+}
+
+// printable cuts a text and quotes what a terminal or a log would act on.
+func printable(s string) string {
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText-3], "") + "..."
+	}
+	q := fmt.Sprintf("%q", s)
+	if q[1:len(q)-1] == s {
+		return s
+	}
+	return q
+}
+
+// Report is the outcome of a comparison.
+type Report struct {
+	// Findings are the first ones that would be too much; Total counts all.
+	Findings []Finding
+	Total    int
+	// ByCheck counts them by their kind.
+	ByCheck map[string]int
+	// Replaced are the images, by name, which CRIU is to read in the place of the checkpoint's.
+	Replaced map[string][]byte
+}
+
+func (r *Report) add(f Finding) {
+	if r.ByCheck == nil {
+		r.ByCheck = map[string]int{}
+	}
+	r.ByCheck[f.Check]++
+	if r.Total++; r.Total <= maxShown {
+		r.Findings = append(r.Findings, f)
+	}
+}
+
+func (r *Report) replace(name string, data []byte) {
+	if r.Replaced == nil {
+		r.Replaced = map[string][]byte{}
+	}
+	r.Replaced[name] = data
+}
+
+// Err returns nil if nothing was found, or else an error in one line, of class
+// errdefs.ErrPermissionDenied, that says what, where and how much of it.
+func (r *Report) Err() error {
+	if r.Total == 0 {
+		return nil
+	}
+	texts := make([]string, 0, len(r.Findings)+1)
+	for _, f := range r.Findings {
+		texts = append(texts, f.String())
+	}
+	if more := r.Total - len(r.Findings); more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("the checkpoint would give the container more than its pod was granted: %s: %w", strings.Join(texts, "; "), errdefs.ErrPermissionDenied)
+}
