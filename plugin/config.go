@@ -30,6 +30,19 @@ type Config struct {
 	// AllowedNamespaces are patterns of the pod namespaces in which may be
 	// restored. Default ["*"].
 	AllowedNamespaces []string `toml:"allowed_namespaces" json:"allowedNamespaces"`
+	// PullBaseImages lets containerd pull the base image that a checkpoint names, with
+	// the credentials of the checkpoint image's pull or of the node. If false, it has to be on the node. Default true.
+	PullBaseImages bool `toml:"pull_base_images" json:"pullBaseImages"`
+	// Verification is what happens to a checkpoint that would give a container more
+	// than its pod was granted: "strict" refuses it, "audit" restores it, and logs and counts what strict
+	// would refuse. Default "strict".
+	Verification string `toml:"verification" json:"verification"`
+	// TCPConnections is what becomes of TCP connections that were established: "refuse" the
+	// checkpoint, "close" them, or "restore" them with their addresses. Default "refuse".
+	TCPConnections string `toml:"tcp_connections" json:"tcpConnections"`
+	// PodAnnotations are the names, after "org.criu.restore/", of the pod annotations that are heard on this
+	// node. There is "tcp-connections". Default none.
+	PodAnnotations []string `toml:"pod_annotations" json:"podAnnotations"`
 	// BaseImagePullTimeout bounds the pull of a base image, which goes on when the
 	// request that began it has ended. Default "30m".
 	BaseImagePullTimeout string `toml:"base_image_pull_timeout" json:"baseImagePullTimeout"`
@@ -61,6 +74,10 @@ func DefaultConfig() Config {
 		Enable:               true,
 		AllowedImages:        []string{"**"},
 		AllowedNamespaces:    []string{"*"},
+		PullBaseImages:       true,
+		Verification:         strict,
+		TCPConnections:       string(policy.RefuseTCP),
+		PodAnnotations:       []string{},
 		BaseImagePullTimeout: "30m",
 		CRIUConfig:           "/etc/criu/runc.conf",
 		FailedLogDir:         "failed",
@@ -72,6 +89,9 @@ func DefaultConfig() Config {
 		MaxEntries:           l.Entries,
 	}
 }
+
+// The values of Verification.
+const strict, audit = "strict", "audit"
 
 // settings are the validated configuration.
 type settings struct {
@@ -88,8 +108,12 @@ func (c *Config) validate(root string) (*settings, error) {
 		errs []error
 		err  error
 	)
-	if s.policy, err = policy.New(policy.Config{AllowArchives: c.AllowArchives, Images: c.AllowedImages, Namespaces: c.AllowedNamespaces}); err != nil {
+	if s.policy, err = policy.New(policy.Config{AllowArchives: c.AllowArchives, Images: c.AllowedImages, Namespaces: c.AllowedNamespaces,
+		PodAnnotations: c.PodAnnotations, TCP: policy.TCP(c.TCPConnections)}); err != nil {
 		errs = append(errs, err)
+	}
+	if c.Verification != strict && c.Verification != audit {
+		errs = append(errs, fmt.Errorf("verification: %q is none of %q, %q", c.Verification, strict, audit))
 	}
 	if s.pullTimeout, err = time.ParseDuration(c.BaseImagePullTimeout); err != nil || s.pullTimeout <= 0 {
 		errs = append(errs, fmt.Errorf("base_image_pull_timeout: %q is no positive duration such as \"30m\"", c.BaseImagePullTimeout))

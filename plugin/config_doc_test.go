@@ -102,6 +102,9 @@ func TestConfigurationPageErrors(t *testing.T) {
 	page := readPage(t)
 	for key, change := range map[string]func(*Config){
 		"allowed_images":          func(c *Config) { c.AllowedImages = []string{"a/**/b"} },
+		"verification":            func(c *Config) { c.Verification = "off" },
+		"tcp_connections":         func(c *Config) { c.TCPConnections = "keep" },
+		"pod_annotations":         func(c *Config) { c.PodAnnotations = []string{"lazy"} },
 		"base_image_pull_timeout": func(c *Config) { c.BaseImagePullTimeout = "soon" },
 		"criu_config":             func(c *Config) { c.CRIUConfig = "runc.conf" },
 		"failed_log_dir":          func(c *Config) { c.FailedLogDir = "../x" },

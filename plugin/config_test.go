@@ -11,6 +11,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/policy"
 )
 
 const root = "/var/lib/containerd/io.containerd.cri.v1.restore"
@@ -56,7 +57,10 @@ func keys(t *testing.T) []string {
 // Each key's bad values are refused by its name. A new key must say here what a bad value is.
 func TestBadValuesAreRefusedByName(t *testing.T) {
 	bad := map[string][]func(*Config){
-		"enable": nil, "allow_archives": nil, // every value is good
+		"enable": nil, "allow_archives": nil, "pull_base_images": nil, // every value is good
+		"verification":            {func(c *Config) { c.Verification = "" }, func(c *Config) { c.Verification = "off" }},
+		"tcp_connections":         {func(c *Config) { c.TCPConnections = "keep" }},
+		"pod_annotations":         {func(c *Config) { c.PodAnnotations = []string{"lazy"} }},
 		"allowed_images":          {func(c *Config) { c.AllowedImages = []string{"a["} }, func(c *Config) { c.AllowedImages = []string{""} }},
 		"allowed_namespaces":      {func(c *Config) { c.AllowedNamespaces = []string{"a**b"} }, func(c *Config) { c.AllowedNamespaces = []string{"*", ""} }},
 		"base_image_pull_timeout": timeouts("", "30", "0s", "-1m", "soon"),
@@ -123,7 +127,16 @@ func TestGoodValues(t *testing.T) {
 		change func(*Config)
 		check  func(*settings) bool
 	}{
-		"archives":            {func(c *Config) { c.AllowArchives = true }, func(s *settings) bool { return s.policy.Archive("/a.tar") == nil }},
+		"archives": {func(c *Config) { c.AllowArchives = true }, func(s *settings) bool { return s.policy.Archive("/a.tar") == nil }},
+		"audit":    {func(c *Config) { c.Verification = "audit" }, func(*settings) bool { return true }},
+		"connections": {func(c *Config) { c.TCPConnections = "close" }, func(s *settings) bool {
+			pod, err := s.policy.Pod(nil)
+			return err == nil && pod.TCP == policy.CloseTCP
+		}},
+		"annotations": {func(c *Config) { c.PodAnnotations = []string{"tcp-connections"} }, func(s *settings) bool {
+			pod, err := s.policy.Pod(map[string]string{"org.criu.restore/tcp-connections": "restore"})
+			return err == nil && pod.TCP == policy.RestoreTCP
+		}},
 		"no image":            {func(c *Config) { c.AllowedImages = []string{} }, func(s *settings) bool { return s.policy.Image("", "a") != nil }},
 		"no namespace":        {func(c *Config) { c.AllowedNamespaces = nil }, func(s *settings) bool { return s.policy.Namespace("default") != nil }},
 		"no file of the node": {func(c *Config) { c.CRIUConfig = "" }, func(*settings) bool { return true }},
@@ -151,7 +164,7 @@ func TestGoodValues(t *testing.T) {
 // What "containerd config dump" writes, containerd reads back; no key is lost on the way.
 func TestTOMLRoundTrip(t *testing.T) {
 	changed := Config{
-		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedNamespaces: []string{"x"}, BaseImagePullTimeout: "1h",
+		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
 		CRIUConfig: "/c", FailedLogDir: "/f", FailedLogs: 1, MaxMetadataSize: 2, MaxLogSize: 3, MaxDiffSize: 4, MaxArchiveSize: 5, MaxEntries: 6,
 	}
 	if v := reflect.ValueOf(changed); true {

@@ -128,7 +128,11 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 	if err := tasks.Bind(namespaces.WithNamespace(ic.Context, namespace), store, exchange.(events.Publisher)); err != nil {
 		return nil, err
 	}
+	ic.Meta.Exports["verification"] = config.Verification
 	ic.Meta.Exports["allow_archives"] = strconv.FormatBool(config.AllowArchives)
 	names := slices.Sorted(maps.Keys(snapshotters))
-	return &cri.Node{Client: client, Snapshotters: names, Restores: store, Policy: s.policy, Limits: s.limits, PullTimeout: s.pullTimeout}, nil
+	return &cri.Node{
+		Client: client, Snapshotters: names, Restores: store, Policy: s.policy, Limits: s.limits,
+		PullTimeout: s.pullTimeout, NeverPull: !config.PullBaseImages, Audit: config.Verification == audit,
+	}, nil
 }

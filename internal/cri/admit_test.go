@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +47,6 @@ func TestAdmit(t *testing.T) {
 		"plain":                      {of(nil, nil), "default", nil, nil, ""},
 		"no configuration":           {&runtime.CreateContainerRequest{}, "default", nil, nil, ""},
 		"other annotations":          {of(map[string]string{"a": "b", "org.criu.restored/x": "y", "org.criu.configs": "z"}, map[string]string{"a": "b"}), "default", nil, nil, ""},
-		"the pod's own wishes":       {of(nil, map[string]string{restore.AnnotationPrefix + "wish": "x"}), "default", nil, nil, ""},
 		"another namespace":          {of(nil, nil), "other", nil, errdefs.IsPermissionDenied, `"other"`},
 		"no namespace":               {of(nil, nil), "", nil, nil, ""},
 		"the source is not allowed":  {of(nil, nil), "default", errInjected, func(err error) bool { return errors.Is(err, errInjected) }, ""},
@@ -57,7 +57,7 @@ func TestAdmit(t *testing.T) {
 		"by way of the pod":          {of(nil, map[string]string{"org.criu.config": "/x"}), "default", nil, errdefs.IsInvalidArgument, "org.criu.config"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := s.admit(c.request, &pod{namespace: c.namespace}, anySource{err: c.source})
+			_, err := s.admit(c.request, &pod{namespace: c.namespace}, anySource{err: c.source})
 			if c.is == nil {
 				check(t, err)
 				return
@@ -74,7 +74,7 @@ func TestPod(t *testing.T) {
 	w.inner.sandboxes["own"] = &runtime.PodSandboxStatus{Id: "own", RuntimeHandler: ""}
 	got, err := w.runtime.pod(w.ctx, sandbox)
 	check(t, err)
-	if want := (pod{id: sandbox, namespace: "default", snapshotter: snapshotter}); *got != want {
+	if want := (pod{id: sandbox, namespace: "default", snapshotter: snapshotter}); !reflect.DeepEqual(*got, want) {
 		t.Errorf("%+v", got)
 	}
 	for _, c := range []struct {
@@ -180,3 +180,18 @@ func TestUndoList(t *testing.T) {
 }
 
 type key struct{}
+
+// What a pod asks for is read from the sandbox, which the kubelet made with the pod's own annotations.
+func TestAdmitPodAnnotations(t *testing.T) {
+	p, err := policy.New(policy.Config{Images: []string{"**"}, Namespaces: []string{"*"}, PodAnnotations: []string{"tcp-connections"}})
+	check(t, err)
+	s := &Runtime{node: &Node{Policy: p}}
+	r := &runtime.CreateContainerRequest{SandboxConfig: &runtime.PodSandboxConfig{Annotations: map[string]string{"org.criu.restore/tcp-connections": "restore"}}}
+	got, err := s.admit(r, &pod{annotations: map[string]string{"org.criu.restore/tcp-connections": "close"}}, anySource{})
+	check(t, err)
+	if got.TCP != policy.CloseTCP {
+		t.Errorf("%+v", got)
+	}
+	_, err = s.admit(r, &pod{annotations: map[string]string{"org.criu.restore/wish": "x"}}, anySource{})
+	wantError(t, err, errdefs.IsInvalidArgument, "wish")
+}

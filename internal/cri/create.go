@@ -47,10 +47,11 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 	if err != nil {
 		return nil, err
 	}
-	if err := s.admit(r, pod, src); err != nil {
+	asked, err := s.admit(r, pod, src)
+	if err != nil {
 		return nil, err
 	}
-	record := &restore.Record{ID: restore.NewID(), Image: src.name()}
+	record := &restore.Record{ID: restore.NewID(), Image: src.name(), TCP: string(asked.TCP)}
 	var undo undoList
 	defer func() {
 		if retErr != nil {

@@ -8,12 +8,14 @@ import (
 	"github.com/containerd/errdefs"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-restore/cri-restore/internal/policy"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // pod is what a restore needs to know of the sandbox.
 type pod struct {
 	id, namespace, handler, snapshotter string
+	annotations                         map[string]string
 }
 
 // pod looks the sandbox up. One whose containers runc does not run is refused:
@@ -24,7 +26,7 @@ func (s *Runtime) pod(ctx context.Context, id string) (*pod, error) {
 		return nil, fmt.Errorf("pod sandbox %q: %w", id, err)
 	}
 	st := resp.GetStatus()
-	p := &pod{id: st.GetId(), namespace: st.GetMetadata().GetNamespace(), handler: st.GetRuntimeHandler()}
+	p := &pod{id: st.GetId(), namespace: st.GetMetadata().GetNamespace(), handler: st.GetRuntimeHandler(), annotations: st.GetAnnotations()}
 	// containerd keeps the sandbox of a runc pod as a container of its own,
 	// with the handler's runtime and snapshotter (internal/cri/server/podsandbox).
 	c, err := s.node.Client.ContainerService().Get(ctx, p.id)
@@ -50,22 +52,23 @@ func handlerError(p *pod, is string) error {
 		p.id, name, is, restore.RuntimeRunc, errdefs.ErrFailedPrecondition)
 }
 
-// admit applies the node's policy, and refuses annotations that are the plugin's own.
-func (s *Runtime) admit(r *runtime.CreateContainerRequest, p *pod, src source) error {
+// admit applies the node's policy, and refuses annotations that are the plugin's own. It
+// returns what the pod asks of the plugin.
+func (s *Runtime) admit(r *runtime.CreateContainerRequest, p *pod, src source) (policy.Pod, error) {
 	if err := s.node.Policy.Namespace(p.namespace); err != nil {
-		return err
+		return policy.Pod{}, err
 	}
 	if err := src.admit(); err != nil {
-		return err
+		return policy.Pod{}, err
 	}
 	for key := range r.GetConfig().GetAnnotations() {
 		if strings.HasPrefix(key, restore.AnnotationPrefix) || key == restore.AnnotationCRIUConfig {
-			return fmt.Errorf("container annotation %q is set by the restore plugin only: remove it: %w", key, errdefs.ErrInvalidArgument)
+			return policy.Pod{}, fmt.Errorf("container annotation %q is set by the restore plugin only: remove it: %w", key, errdefs.ErrInvalidArgument)
 		}
 	}
 	if _, ok := r.GetSandboxConfig().GetAnnotations()[restore.AnnotationCRIUConfig]; ok {
-		return fmt.Errorf("pod annotation %q would change what CRIU does and is not allowed with a checkpoint: remove it: %w",
+		return policy.Pod{}, fmt.Errorf("pod annotation %q would change what CRIU does and is not allowed with a checkpoint: remove it: %w",
 			restore.AnnotationCRIUConfig, errdefs.ErrInvalidArgument)
 	}
-	return nil
+	return s.node.Policy.Pod(p.annotations)
 }

@@ -57,6 +57,9 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err := verify.HostNamespaces(c.ImagesDir(), spec); err != nil {
 		return nil, err
 	}
+	if err := s.node.verify(ctx, id, c.ImagesDir(), spec, record); err != nil {
+		return nil, err
+	}
 	mounts, err := s.node.Client.SnapshotService(container.Snapshotter).Mounts(ctx, container.SnapshotKey)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of container %s: %w", id, err)

@@ -35,6 +35,9 @@ func (s *Images) PullImage(ctx context.Context, r *runtime.PullImageRequest) (*r
 	if allowed := s.node.Policy.Image(img.Name, append(img.References, img.ID)...) == nil; !allowed {
 		return resp, nil
 	}
+	if s.node.NeverPull {
+		return resp, nil
+	}
 	if err := s.pullBase(ctx, r, img); err != nil {
 		return nil, fmt.Errorf("checkpoint image %s was pulled, but it cannot be restored here: %w", r.GetImage().GetImage(), err)
 	}

@@ -37,6 +37,10 @@ type Node struct {
 	Limits checkpoint.Limits
 	// PullTimeout bounds the pull of a base image.
 	PullTimeout time.Duration
+	// NeverPull makes restores do with the base images that the node has.
+	NeverPull bool
+	// Audit makes verification log and count what it would refuse.
+	Audit bool
 }
 
 // Runtime is containerd's CRI runtime service with restore.
@@ -67,6 +71,7 @@ func New(n *Node, r runtime.RuntimeServiceServer, i runtime.ImageServiceServer) 
 		detector = image.NewDetector(i, n.Client.ImageService(), n.Client.ContentStore())
 		bases    = image.NewBases(i, n.Client.ContentStore(), n.PullTimeout)
 	)
+	bases.NeverPull = n.NeverPull
 	return &Runtime{RuntimeServiceServer: r, node: n, detector: detector, bases: bases},
 		&Images{ImageServiceServer: i, node: n, detector: detector, bases: bases}
 }

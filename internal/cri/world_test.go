@@ -100,6 +100,7 @@ func newWorld(t *testing.T) *world {
 	admitAll, err := policy.New(policy.Config{AllowArchives: true, Images: []string{"**"}, Namespaces: []string{"*"}})
 	check(t, err)
 	w.node = &Node{
+		Audit:  true, // the images say no more than criuImages; verify's tests and the integration tests have whole ones
 		Client: client, Snapshotters: []string{"absent", snapshotter}, Policy: admitAll,
 		Limits: checkpoint.DefaultLimits(), PullTimeout: time.Minute,
 		Restores: &restore.Store{

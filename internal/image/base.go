@@ -27,6 +27,9 @@ type ImageService interface {
 
 // Bases makes the base images of checkpoints available on this node.
 type Bases struct {
+	// NeverPull makes it do with the images that the node has. It is set before the first use.
+	NeverPull bool
+
 	inner    ImageService
 	provider content.Provider
 	platform platforms.MatchComparer
@@ -79,7 +82,7 @@ type Base struct {
 // containerd when it creates the container.
 //
 // Errors: errdefs.ErrFailedPrecondition if the checkpoint's word is not enough to
-// find the image, or what was found has another digest; errdefs.ErrInvalidArgument
+// find the image, the image is absent and NeverPull is set, or what was found has another digest; errdefs.ErrInvalidArgument
 // if it is no reference; the context's error; otherwise the class of the pull's error.
 func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 	ref, err := parseBase(r.Base)
@@ -90,6 +93,10 @@ func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 		return b.byID(ctx, ref, r.Base.Name)
 	}
 	id, err := b.local(ctx, ref)
+	if errdefs.IsNotFound(err) && b.NeverPull {
+		return nil, fmt.Errorf("base image %s is not on this node, and pull_base_images = false: pull it before the checkpoint is restored: %w",
+			ref.text, errdefs.ErrFailedPrecondition)
+	}
 	if errdefs.IsNotFound(err) {
 		id, err = b.pull(ctx, ref, r)
 	}

@@ -22,6 +22,10 @@ type Config struct {
 	Images []string
 	// Namespaces are patterns of pod namespaces in which may be restored.
 	Namespaces []string
+	// PodAnnotations are the names, after [AnnotationPrefix], of the pod annotations that are heard.
+	PodAnnotations []string
+	// TCP is what becomes of established connections if the pod does not say.
+	TCP TCP
 }
 
 // Policy decides on requests. Its zero value admits nothing.
@@ -29,6 +33,8 @@ type Policy struct {
 	archives   bool
 	images     []Pattern
 	namespaces []Pattern
+	heard      []string
+	tcp        TCP
 }
 
 // New validates the configuration. The error, of class
@@ -36,10 +42,10 @@ type Policy struct {
 func New(c Config) (*Policy, error) {
 	images, ierr := patterns("allowed_images", c.Images)
 	namespaces, nerr := patterns("allowed_namespaces", c.Namespaces)
-	if err := errors.Join(ierr, nerr); err != nil {
+	if err := errors.Join(ierr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP)); err != nil {
 		return nil, err
 	}
-	return &Policy{archives: c.AllowArchives, images: images, namespaces: namespaces}, nil
+	return &Policy{archives: c.AllowArchives, images: images, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP}, nil
 }
 
 func patterns(key string, values []string) ([]Pattern, error) {

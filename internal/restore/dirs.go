@@ -31,6 +31,9 @@ func (d Dirs) Work(id string) string { return filepath.Join(d.Root, id, "work") 
 // Config is the CRIU configuration file of the restored container.
 func (d Dirs) Config(id string) string { return filepath.Join(d.Root, id, "criu.conf") }
 
+// Replaced is where the images are that CRIU reads in the place of the checkpoint's.
+func (d Dirs) Replaced(id string) string { return filepath.Join(d.Root, id, "images") }
+
 // Checkpoint is the directory with the checkpoint of a record.
 func (d Dirs) Checkpoint(r *Record) string {
 	if r.SnapshotKey != "" {

@@ -44,7 +44,10 @@ func (s *Store) Prepare(ctx context.Context, r *Record) (images, work string, er
 		return "", "", fmt.Errorf("checkpoint %s: %w", r.Image, err)
 	}
 	images = c.ImagesDir()
-	return images, s.Dirs.Work(r.ID), c.Close()
+	if err := errors.Join(s.coverImages(r, images), c.Close()); err != nil {
+		return "", "", err
+	}
+	return images, s.Dirs.Work(r.ID), nil
 }
 
 // WriteConfig writes the CRIU configuration of the restored container: the
@@ -58,10 +61,10 @@ func (s *Store) WriteConfig(r *Record) (annotation map[string]string, err error)
 			return nil, fmt.Errorf("criu_config: %w", err)
 		}
 	}
-	if len(base) == 0 && len(criuOptions()) == 0 {
+	if len(base) == 0 && len(criuOptions(r)) == 0 {
 		return map[string]string{AnnotationCRIUConfig: ""}, nil
 	}
-	content, err := criu.ConfigFile(base, criuOptions())
+	content, err := criu.ConfigFile(base, criuOptions(r))
 	if err != nil {
 		return nil, fmt.Errorf("criu_config %s: %w", s.CRIUConfig, err)
 	}

@@ -56,6 +56,12 @@ type Record struct {
 	Producer string `json:"producer"`
 	// CheckpointedAt is when the checkpoint was made, as the checkpoint says.
 	CheckpointedAt time.Time `json:"checkpointedAt"`
+	// ImagesDigest is that of the CRIU images that were verified, see [Digest]. Empty in the record of
+	// a plugin that did not verify them.
+	ImagesDigest string `json:"imagesDigest,omitempty"`
+	// TCP says what becomes of TCP connections that were established: nothing
+	// ("refuse", or empty), "close" or "restore".
+	TCP string `json:"tcp,omitempty"`
 	// Ended is set when the restore was tried, well or not: what it needed is no
 	// longer there.
 	Ended bool `json:"ended,omitempty"`

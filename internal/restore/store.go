@@ -140,10 +140,10 @@ func (s *Store) End(ctx context.Context, id string) error {
 	return err
 }
 
-// release removes view, archive and work directory of a restore.
+// release removes view, archive, replaced images and work directory of a restore.
 func (s *Store) release(ctx context.Context, r *Record) error {
 	var errs []error
-	for _, dir := range []string{filepath.Join(s.Dirs.State, r.ID), s.Dirs.Archive(r.ID), s.Dirs.Work(r.ID)} {
+	for _, dir := range []string{filepath.Join(s.Dirs.State, r.ID), s.Dirs.Archive(r.ID), s.Dirs.Work(r.ID), s.Dirs.Replaced(r.ID)} {
 		errs = append(errs, removeAll(dir))
 	}
 	return errors.Join(append(errs, s.removeView(ctx, r))...)
@@ -202,6 +202,13 @@ func (s *Store) Failed(ctx context.Context, id string, r *Record, err error) err
 // The cgroup is the new pod's: runc puts CRIU into it, so that every restored
 // process begins there. What the checkpoint says of cgroups and their
 // properties is ignored.
-func criuOptions() []criu.Option {
-	return []criu.Option{{Name: "manage-cgroups", Value: "ignore"}}
+func criuOptions(r *Record) []criu.Option {
+	options := []criu.Option{{Name: "manage-cgroups", Value: "ignore"}}
+	switch r.TCP {
+	case "close":
+		options = append(options, criu.Option{Name: "tcp-close"})
+	case "restore":
+		options = append(options, criu.Option{Name: "tcp-established"})
+	}
+	return options
 }

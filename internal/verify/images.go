@@ -12,8 +12,8 @@ import (
 
 // Rules are the node's word on what a specification does not say.
 type Rules struct {
-	// CloseTCP accepts connections that were established, because CRIU is told to close them.
-	CloseTCP bool
+	// AcceptTCP accepts connections that were established: CRIU is told what to do with them.
+	AcceptTCP bool
 }
 
 // Images compares the images, which are what CRIU goes by, with the final spec of the new

@@ -61,13 +61,20 @@ type Report struct {
 }
 
 func (r *Report) add(f Finding) {
-	if r.ByCheck == nil {
-		r.ByCheck = map[string]int{}
-	}
-	r.ByCheck[f.Check]++
+	r.count(f.Check)
 	if r.Total++; r.Total <= maxShown {
 		r.Findings = append(r.Findings, f)
 	}
+}
+
+// Unreadable counts images that could not be compared.
+func (r *Report) Unreadable(error) { r.count("images") }
+
+func (r *Report) count(check string) {
+	if r.ByCheck == nil {
+		r.ByCheck = map[string]int{}
+	}
+	r.ByCheck[check]++
 }
 
 func (r *Report) replace(name string, data []byte) {

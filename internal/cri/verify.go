@@ -1,0 +1,60 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/policy"
+	"github.com/cri-restore/cri-restore/internal/restore"
+	"github.com/cri-restore/cri-restore/internal/verify"
+)
+
+// verify compares the CRIU images with the container's final OCI spec, and keeps the images that CRIU is
+// to read in another form. What it has compared is what CRIU will read: the record has a
+// digest of it.
+//
+// On a node that only audits, what would be refused is logged and counted.
+func (n *Node) verify(ctx context.Context, id, dir string, spec *specs.Spec, record *restore.Record) error {
+	before, err := restore.Digest(dir)
+	if err != nil {
+		return err
+	}
+	images, err := criu.OpenImages(dir)
+	if err != nil {
+		return err
+	}
+	defer images.Close()
+	tcp := policy.TCP(record.TCP)
+	report, err := verify.Images(images, spec, verify.Rules{AcceptTCP: tcp == policy.CloseTCP || tcp == policy.RestoreTCP})
+	if err != nil {
+		report.Unreadable(err)
+	} else {
+		err = report.Err()
+	}
+	countFindings(report.ByCheck)
+	if err != nil {
+		if !n.Audit || !(errdefs.IsPermissionDenied(err) || errdefs.IsInvalidArgument(err)) {
+			return err
+		}
+		log.G(ctx).WithError(err).WithField("container", id).WithField("checkpoint", record.Image).
+			Warn(`restoring what verification = "strict" would refuse`)
+	}
+	if err := n.Restores.WriteReplaced(record, report.Replaced); err != nil {
+		return err
+	}
+	// No window: the images are in a read-only view or a private directory, and did not change meanwhile.
+	after, err := restore.Digest(dir)
+	if err != nil {
+		return err
+	}
+	if before != after {
+		return fmt.Errorf("CRIU images changed while they were verified, from %s to %s: %w", before, after, errdefs.ErrFailedPrecondition)
+	}
+	record.ImagesDigest = after.String()
+	return nil
+}

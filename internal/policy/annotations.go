@@ -1,0 +1,79 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// AnnotationPrefix is that of all annotations of this plugin.
+const AnnotationPrefix = "org.criu.restore/"
+
+// annotationTCP is the pod annotation for one pod's [TCP], after the prefix.
+const annotationTCP = "tcp-connections"
+
+// known are the pod annotations that there are, after the prefix.
+var known = []string{annotationTCP}
+
+// TCP is what becomes of TCP connections that were established when the checkpoint was taken.
+type TCP string
+
+const (
+	// RefuseTCP refuses a checkpoint with such connections. The zero value does so too.
+	RefuseTCP TCP = "refuse"
+	// CloseTCP restores the sockets as closed: the process sees a connection that the other end has left.
+	CloseTCP TCP = "close"
+	// RestoreTCP lets CRIU restore them, addresses and sequence numbers included.
+	RestoreTCP TCP = "restore"
+)
+
+// Pod are a pod's requests to the plugin, with the node's values where it makes none.
+type Pod struct {
+	TCP TCP
+}
+
+// Pod reads a pod's annotations. An annotation that the node does not hear is refused and not
+// ignored: the pod wants something else than it would get. The error is of class errdefs.ErrPermissionDenied, or
+// errdefs.ErrInvalidArgument for a value or a name that there is not.
+func (p *Policy) Pod(annotations map[string]string) (Pod, error) {
+	out := Pod{TCP: p.tcp}
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		name, ours := strings.CutPrefix(key, AnnotationPrefix)
+		switch {
+		case !ours:
+			continue
+		case !slices.Contains(known, name):
+			return Pod{}, fmt.Errorf("pod annotation %q: the restore plugin knows no such annotation, it knows %s: remove it: %w",
+				key, AnnotationPrefix+strings.Join(known, ", "+AnnotationPrefix), errdefs.ErrInvalidArgument)
+		case !slices.Contains(p.heard, name):
+			return Pod{}, fmt.Errorf("pod annotation %q: it is not heard on this node: remove it, or add %q to pod_annotations: %w",
+				key, name, errdefs.ErrPermissionDenied)
+		}
+		out.TCP = TCP(annotations[key])
+		if err := checkTCP(fmt.Sprintf("pod annotation %q", key), out.TCP); err != nil {
+			return Pod{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		}
+	}
+	return out, nil
+}
+
+func checkTCP(what string, t TCP) error {
+	if t == "" || slices.Contains([]TCP{RefuseTCP, CloseTCP, RestoreTCP}, t) {
+		return nil
+	}
+	return fmt.Errorf("%s: %q is none of %q, %q, %q", what, t, RefuseTCP, CloseTCP, RestoreTCP)
+}
+
+func checkHeard(names []string) error {
+	var errs []error
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			errs = append(errs, fmt.Errorf("pod_annotations: %q is no annotation of this plugin: there is %q", name, known))
+		}
+	}
+	return errors.Join(errs...)
+}
