@@ -2,7 +2,6 @@ package criu
 
 import (
 	"fmt"
-	"slices"
 
 	criu_core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/inventory"
@@ -59,28 +58,39 @@ func (s *Images) Processes() ([]*Process, error) {
 			return nil, invalidImage(name, fmt.Sprintf("process %d has parent %d: the first process has none, and every other one has one", e.GetPid(), e.GetPpid()))
 		case i > 0 && !seen[e.GetPpid()]:
 			return nil, invalidImage(name, fmt.Sprintf("process %d comes before its parent %d, or is listed twice", e.GetPid(), e.GetPpid()))
-		case !slices.Contains(e.GetThreads(), e.GetPid()):
-			return nil, invalidImage(name, fmt.Sprintf("process %d is not among its own threads", e.GetPid()))
 		}
-		for _, tid := range e.GetThreads() {
+		core, err := s.Core(e.GetPid())
+		if err != nil {
+			return nil, err
+		}
+		if p.Core = core; core.GetTc() == nil {
+			return nil, invalidImage(CoreName(e.GetPid()), "it says nothing of the process")
+		}
+		// CRIU takes the first for the process itself without a look (criu/pstree.c,
+		// read_one_pstree_item). Of a zombie it is not written: threads that are not restored are none.
+		threads := e.GetThreads()
+		switch {
+		case p.Dead() && len(threads) <= 1:
+			threads = nil
+		case p.Dead() || len(threads) == 0 || threads[0] != e.GetPid():
+			return nil, invalidImage(name, fmt.Sprintf("process %d is not the first of its own threads, or has some and is dead", e.GetPid()))
+		default:
+			threads = threads[1:]
+		}
+		if e.GetPid() == 0 || seen[e.GetPid()] {
+			return nil, invalidImage(name, fmt.Sprintf("process %d is listed twice, or is none", e.GetPid()))
+		}
+		seen[e.GetPid()] = true
+		for _, tid := range threads {
 			if tid == 0 || seen[tid] {
 				return nil, invalidImage(name, fmt.Sprintf("thread %d is listed twice, or is none", tid))
 			}
 			if seen[tid] = true; len(seen) > maxThreads {
 				return nil, invalidImage(name, "it has more threads than Linux has")
 			}
-			core, err := s.Core(tid)
-			if err != nil {
+			if p.Others[tid], err = s.Core(tid); err != nil {
 				return nil, err
 			}
-			if tid == e.GetPid() {
-				p.Core = core
-			} else {
-				p.Others[tid] = core
-			}
-		}
-		if p.Core.GetTc() == nil {
-			return nil, invalidImage(CoreName(e.GetPid()), "it says nothing of the process")
 		}
 		out = append(out, p)
 	}
