@@ -1,8 +1,10 @@
 package criu
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -28,62 +30,149 @@ var later = map[protoreflect.Name][]protowire.Number{
 	"fdinfo_entry":         {3},          // type
 }
 
-// repeated is the one of these fields that may come more than once.
-const repeatedMessage, repeatedField = "creds_entry", 19
+// laterRepeated is the one of them that may come more than once: cap_amb.
+func laterRepeated(message protoreflect.Name, field protowire.Number) bool {
+	return message == "creds_entry" && field == 19
+}
 
 // Decode decodes an entry strictly: it has to be in the one form in which CRIU writes it,
 // so that CRIU, which has another decoder, cannot read it differently. Every field
-// is known here or to the list of later ones, and none comes twice.
+// is known here or to the list of later ones; fields come in their order, and none twice that
+// does not repeat; numbers fit their types; strings end where they say.
 func Decode(entry []byte, m proto.Message) error {
+	if err := canonical(entry, m.ProtoReflect().Descriptor(), 0); err != nil {
+		return err
+	}
 	if err := (proto.UnmarshalOptions{AllowPartial: true}).Unmarshal(entry, m); err != nil {
 		return errors.New("it cannot be decoded")
 	}
-	if proto.Size(m) != len(entry) {
-		return errors.New("an entry is not written as CRIU writes it: a field comes twice, or is longer than it has to be")
-	}
-	return known(m.ProtoReflect())
+	return nil
 }
 
-// known refuses fields that this package cannot judge, and missing ones, at any depth.
-func known(m protoreflect.Message) error {
-	desc := m.Descriptor()
-	var extra []protowire.Number
-	for b := m.GetUnknown(); len(b) > 0; {
-		n, _, size := protowire.ConsumeField(b)
-		if size < 0 {
-			return errors.New("it cannot be decoded")
-		}
-		if !slices.Contains(later[desc.Name()], n) {
-			return fmt.Errorf("field %d of %s is unknown: a newer CRIU wrote it", n, desc.Name())
-		}
-		if slices.Contains(extra, n) && (desc.Name() != repeatedMessage || n != repeatedField) {
-			return fmt.Errorf("field %d of %s comes twice", n, desc.Name())
-		}
-		extra = append(extra, n)
-		b = b[size:]
+// maxDepth bounds messages within messages. CRIU's have five.
+const maxDepth = 16
+
+// canonical walks over an encoded message.
+func canonical(b []byte, desc protoreflect.MessageDescriptor, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("%s lies too deep", desc.Name())
 	}
-	for i := range desc.RequiredNumbers().Len() {
-		n := desc.RequiredNumbers().Get(i)
-		if fd := desc.Fields().ByNumber(n); !m.Has(fd) && !slices.Contains(extra, n) {
-			return fmt.Errorf("%s has no %s", desc.Name(), fd.Name())
+	missing := desc.RequiredNumbers().Len()
+	for last := protowire.Number(0); len(b) > 0; {
+		n, kind, size := protowire.ConsumeTag(b)
+		if size < 0 || size != protowire.SizeTag(n) {
+			return fmt.Errorf("%s cannot be decoded", desc.Name())
 		}
-	}
-	var err error
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		length := protowire.ConsumeFieldValue(n, kind, b[size:])
+		if length < 0 {
+			return fmt.Errorf("%s cannot be decoded", desc.Name())
+		}
+		value := b[size : size+length]
+		b = b[size+length:]
+		fd := desc.Fields().ByNumber(n)
 		switch {
-		case fd.Message() == nil:
-		case fd.IsList():
-			for i := range v.List().Len() {
-				if err = known(v.List().Get(i).Message()); err != nil {
-					return false
-				}
-			}
-		default:
-			err = known(v.Message())
+		case n < last:
+			return fmt.Errorf("field %d of %s is out of order", n, desc.Name())
+		case n == last && (fd == nil && !laterRepeated(desc.Name(), n) || fd != nil && (!fd.IsList() || fd.IsPacked())):
+			return fmt.Errorf("field %d of %s comes twice", n, desc.Name())
+		case fd == nil && !slices.Contains(later[desc.Name()], n):
+			return fmt.Errorf("field %d of %s is unknown: a newer CRIU wrote it", n, desc.Name())
+		case fd == nil && kind != protowire.VarintType && kind != protowire.BytesType:
+			return fmt.Errorf("field %d of %s cannot be decoded", n, desc.Name())
+		case fd != nil && fd.Cardinality() == protoreflect.Required:
+			missing--
 		}
-		return err == nil
-	})
-	return err
+		last = n
+		if fd == nil {
+			continue
+		}
+		if err := canonicalValue(value, kind, fd, depth); err != nil {
+			return err
+		}
+	}
+	if missing > 0 {
+		return fmt.Errorf("%s lacks %d of its fields", desc.Name(), missing)
+	}
+	return nil
+}
+
+// canonicalValue looks at the value of one field.
+func canonicalValue(b []byte, kind protowire.Type, fd protoreflect.FieldDescriptor, depth int) error {
+	parent := fd.Parent().Name()
+	bad := func(why string) error { return fmt.Errorf("%s of %s %s", fd.Name(), parent, why) }
+	if fd.IsPacked() {
+		packed, n := protowire.ConsumeBytes(b)
+		if kind != protowire.BytesType || n < 0 {
+			return bad("cannot be decoded")
+		}
+		for len(packed) > 0 {
+			n := protowire.ConsumeFieldValue(fd.Number(), wireType(fd.Kind()), packed)
+			if n < 0 {
+				return bad("cannot be decoded")
+			}
+			if err := canonicalScalar(packed[:n], fd, bad); err != nil {
+				return err
+			}
+			packed = packed[n:]
+		}
+		return nil
+	}
+	if kind != wireType(fd.Kind()) {
+		return bad("cannot be decoded")
+	}
+	if kind == protowire.BytesType {
+		content, n := protowire.ConsumeBytes(b)
+		switch {
+		case n != protowire.SizeBytes(len(content)):
+			return bad("is longer than it has to be")
+		case fd.Message() != nil:
+			return canonical(content, fd.Message(), depth+1)
+		case fd.Kind() == protoreflect.StringKind && bytes.IndexByte(content, 0) >= 0:
+			return bad("has a NUL, where it would end for CRIU")
+		}
+		return nil
+	}
+	return canonicalScalar(b, fd, bad)
+}
+
+// canonicalScalar wants a number in its shortest form, and within its type.
+func canonicalScalar(b []byte, fd protoreflect.FieldDescriptor, bad func(string) error) error {
+	if wireType(fd.Kind()) != protowire.VarintType {
+		return nil // of fixed width
+	}
+	v, n := protowire.ConsumeVarint(b)
+	if n != protowire.SizeVarint(v) {
+		return bad("is longer than it has to be")
+	}
+	fits := true
+	switch fd.Kind() {
+	case protoreflect.BoolKind:
+		fits = v <= 1
+	case protoreflect.Uint32Kind, protoreflect.Sint32Kind:
+		fits = v <= math.MaxUint32
+	case protoreflect.Int32Kind:
+		fits = int64(v) == int64(int32(v))
+	case protoreflect.EnumKind:
+		fits = fd.Enum().Values().ByNumber(protoreflect.EnumNumber(int32(v))) != nil && v <= math.MaxInt32 ||
+			v <= math.MaxInt32 && slices.Contains(later[fd.Parent().Name()], fd.Number())
+	}
+	if !fits {
+		return bad(fmt.Sprintf("is %d, which it cannot be", v))
+	}
+	return nil
+}
+
+// wireType is how values of a kind are written (protobuf.dev, "Encoding"). CRIU has no groups.
+func wireType(kind protoreflect.Kind) protowire.Type {
+	switch kind {
+	case protoreflect.Fixed32Kind, protoreflect.Sfixed32Kind, protoreflect.FloatKind:
+		return protowire.Fixed32Type
+	case protoreflect.Fixed64Kind, protoreflect.Sfixed64Kind, protoreflect.DoubleKind:
+		return protowire.Fixed64Type
+	case protoreflect.StringKind, protoreflect.BytesKind, protoreflect.MessageKind:
+		return protowire.BytesType
+	}
+	return protowire.VarintType
 }
 
 // Varints returns the numbers of a field that go-criu does not know, in their order, packed or not.
