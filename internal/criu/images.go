@@ -102,7 +102,7 @@ func (s *Images) each(name, kind string, f func(i int, entry []byte, rest io.Rea
 		return err
 	}
 	defer file.Close()
-	r := bufio.NewReaderSize(file, 64<<10)
+	r := bufio.NewReaderSize(file, int(min(s.files[name]+16, 64<<10)))
 	want := magicOf(kind)
 	got := make([]byte, len(want))
 	if _, err := io.ReadFull(r, got); err != nil || !bytes.Equal(got, want) {

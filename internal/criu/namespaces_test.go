@@ -27,6 +27,17 @@ func writeAll(t *testing.T, files map[string]string) string {
 	return dir
 }
 
+// openImages opens a directory with images until the end of the test.
+func openImages(t *testing.T, dir string) *Images {
+	t.Helper()
+	images, err := OpenImages(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { images.Close() })
+	return images
+}
+
 func TestSharedNamespaces(t *testing.T) {
 	const net, pid, user, mnt = specs.NetworkNamespace, specs.PIDNamespace, specs.UserNamespace, specs.MountNamespace
 	for name, c := range map[string]struct {
@@ -40,7 +51,7 @@ func TestSharedNamespaces(t *testing.T) {
 		"different for two": {criutest.Processes{1: {pid}, 7: {net}}, []specs.LinuxNamespaceType{net, pid}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := SharedNamespaces(writeAll(t, criutest.Images(c.processes)))
+			got, err := openImages(t, writeAll(t, criutest.Images(c.processes))).SharedNamespaces()
 			if err != nil || !slices.Equal(got, c.want) {
 				t.Errorf("got %v, error %v, want %v", got, err, c.want)
 			}
@@ -55,7 +66,7 @@ func TestSharedNamespacesUnnamed(t *testing.T) {
 	ids := criutest.IDs(2)
 	ids.MntNsId, ids.PidNsId = nil, proto.Uint32(0)
 	files["ids-1.img"] = criutest.Image("IDS", ids)
-	got, err := SharedNamespaces(writeAll(t, files))
+	got, err := openImages(t, writeAll(t, files)).SharedNamespaces()
 	if want := []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v, error %v, want %v", got, err, want)
 	}
@@ -65,7 +76,7 @@ func TestSharedNamespacesUnnamed(t *testing.T) {
 func TestSharedNamespacesZombie(t *testing.T) {
 	files := criutest.Images(criutest.Processes{1: nil, 7: {specs.NetworkNamespace}})
 	delete(files, "ids-7.img")
-	if got, err := SharedNamespaces(writeAll(t, files)); err != nil || len(got) != 0 {
+	if got, err := openImages(t, writeAll(t, files)).SharedNamespaces(); err != nil || len(got) != 0 {
 		t.Errorf("got %v, error %v, want none", got, err)
 	}
 }
@@ -81,23 +92,23 @@ func TestSharedNamespacesInvalid(t *testing.T) {
 		"no process tree":    {"pstree.img", "-", "not exist"},
 		"no IDs":             {"ids-1.img", "-", "not exist"},
 		"empty tree":         {"pstree.img", criutest.Image("PSTREE"), "no process"},
-		"empty inventory":    {"inventory.img", criutest.Image("INVENTORY"), "empty"},
-		"empty IDs":          {"ids-1.img", criutest.Image("IDS"), "empty"},
+		"empty inventory":    {"inventory.img", criutest.Image("INVENTORY"), "0 entries"},
+		"empty IDs":          {"ids-1.img", criutest.Image("IDS"), "0 entries"},
 		"IDs of CRIU absent": {"inventory.img", criutest.Image("INVENTORY", &inventory.InventoryEntry{ImgVersion: proto.Uint32(2)}), "which"},
 		"another kind":       {"ids-1.img", good["pstree.img"], "magic"},
 		"nothing":            {"ids-1.img", "", "magic"},
 		"cut in the length":  {"inventory.img", inv[:6], "within an entry"},
 		"cut in the entry":   {"inventory.img", inv[:len(inv)-1], "within an entry"},
 		"huge length":        {"inventory.img", inv[:4] + "\xff\xff\xff\xff", "within an entry"},
-		"no message":         {"inventory.img", inv[:4] + "\x01\x00\x00\x00\xff", "cannot parse"},
-		"too large":          {"pstree.img", good["pstree.img"] + strings.Repeat("\x00", maxImage), "more than"},
+		"no message":         {"inventory.img", inv[:4] + "\x01\x00\x00\x00\xff", "cannot be decoded"},
+		"too large":          {"pstree.img", good["pstree.img"] + "\xff\xff\xff\x01" + strings.Repeat("\x00", 0x1ffffff), "more than"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := maps.Clone(good)
 			if files[change.file] = change.content; change.content == "-" {
 				delete(files, change.file)
 			}
-			got, err := SharedNamespaces(writeAll(t, files))
+			got, err := openImages(t, writeAll(t, files)).SharedNamespaces()
 			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), change.file) || !strings.Contains(err.Error(), change.says) {
 				t.Errorf("got %v, error %v, want one about %s that says %q", got, err, change.file, change.says)
 			}

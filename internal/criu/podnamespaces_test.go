@@ -12,7 +12,6 @@ import (
 	ipc_var "github.com/checkpoint-restore/go-criu/v7/crit/images/ipc-var"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/utsns"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 )
 
 // namespace makes a namespace, calls change in it and returns its path.
@@ -45,8 +44,8 @@ func TestWriteUTS(t *testing.T) {
 	if err := WriteUTS(path, filepath.Join(dir, "uts.img")); err != nil {
 		t.Fatal(err)
 	}
-	var got utsns.UtsnsEntry
-	if err := readImage(dir, "uts.img", "UTSNS", func(entry []byte) error { return proto.Unmarshal(entry, &got) }); err != nil {
+	got, err := One[*utsns.UtsnsEntry](openImages(t, dir), "uts.img", "UTSNS")
+	if err != nil {
 		t.Fatal(err)
 	}
 	if got.GetNodename() != "pod-1" || got.GetDomainname() != "example" {
@@ -65,12 +64,12 @@ func TestWriteIPC(t *testing.T) {
 	if err := WriteIPC(path, filepath.Join(dir, "ipc.img")); err != nil {
 		t.Fatal(err)
 	}
-	var got ipc_var.IpcVarEntry
-	if err := readImage(dir, "ipc.img", "IPC_VAR", func(entry []byte) error { return proto.Unmarshal(entry, &got) }); err != nil {
+	got, err := One[*ipc_var.IpcVarEntry](openImages(t, dir), "ipc.img", "IPC_VAR")
+	if err != nil {
 		t.Fatal(err)
 	}
 	if got.GetMsgCtlmax() != 12345 || len(got.GetSemCtls()) != 4 || got.GetSemCtls()[1] != 2222 || got.GetShmCtlmax() == 0 || got.GetMqMsgsizeMax() == 0 {
-		t.Errorf("got %v", &got)
+		t.Errorf("got %v", got)
 	}
 	if here, err := sysctl("kernel/msgmax"); err != nil || here[0] == 12345 {
 		t.Errorf("msgmax of this process is %d, error %v", here, err)
