@@ -54,9 +54,6 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err := verify.Compare(&c.Metadata, spec, r.GetConfig().GetStdin()); err != nil {
 		return nil, err
 	}
-	if err := verify.HostNamespaces(c.ImagesDir(), spec); err != nil {
-		return nil, err
-	}
 	if err := s.node.verify(ctx, id, c.ImagesDir(), spec, record); err != nil {
 		return nil, err
 	}
@@ -64,7 +61,14 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of container %s: %w", id, err)
 	}
-	if err := restore.ApplyRootfs(ctx, c, mounts, s.node.Restores.Dirs.Rootfs(record.ID), s.node.Limits); err != nil {
+	rootfs := s.node.Restores.Dirs.Rootfs(record.ID)
+	if err := restore.ApplyRootfs(ctx, c, mounts, rootfs, s.node.Limits); err != nil {
+		return nil, err
+	}
+	err = restore.InspectRootfs(mounts, rootfs, func(root string) error {
+		return s.node.verifyFiles(ctx, id, c.ImagesDir(), spec, root, record)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return restore.CopyLog(ctx, c, logPath(r))

@@ -18,7 +18,8 @@ import (
 // to read in another form. What it has compared is what CRIU will read: the record has a
 // digest of it.
 //
-// On a node that only audits, what would be refused is logged and counted.
+// On a node that only audits, what would be refused is logged and counted. A namespace that
+// does not fit is refused there too: the container would silently be somewhere else.
 func (n *Node) verify(ctx context.Context, id, dir string, spec *specs.Spec, record *restore.Record) error {
 	before, err := restore.Digest(dir)
 	if err != nil {
@@ -29,20 +30,13 @@ func (n *Node) verify(ctx context.Context, id, dir string, spec *specs.Spec, rec
 		return err
 	}
 	defer images.Close()
+	if err := verify.HostNamespaces(images, spec); err != nil {
+		return err
+	}
 	tcp := policy.TCP(record.TCP)
 	report, err := verify.Images(images, spec, verify.Rules{AcceptTCP: tcp == policy.CloseTCP || tcp == policy.RestoreTCP})
-	if err != nil {
-		report.Unreadable(err)
-	} else {
-		err = report.Err()
-	}
-	countFindings(report.ByCheck)
-	if err != nil {
-		if !n.Audit || !(errdefs.IsPermissionDenied(err) || errdefs.IsInvalidArgument(err)) {
-			return err
-		}
-		log.G(ctx).WithError(err).WithField("container", id).WithField("checkpoint", record.Image).
-			Warn(`restoring what verification = "strict" would refuse`)
+	if err := n.judge(ctx, id, record, report, err); err != nil {
+		return err
 	}
 	if err := n.Restores.WriteReplaced(record, report.Replaced); err != nil {
 		return err
@@ -56,5 +50,36 @@ func (n *Node) verify(ctx context.Context, id, dir string, spec *specs.Spec, rec
 		return fmt.Errorf("CRIU images changed while they were verified, from %s to %s: %w", before, after, errdefs.ErrFailedPrecondition)
 	}
 	record.ImagesDigest = after.String()
+	return nil
+}
+
+// verifyFiles compares the images with the new container's root file system, which has the checkpoint's changes
+// now and which nothing else can change until CRIU runs.
+func (n *Node) verifyFiles(ctx context.Context, id, dir string, spec *specs.Spec, root string, record *restore.Record) error {
+	images, err := criu.OpenImages(dir)
+	if err != nil {
+		return err
+	}
+	defer images.Close()
+	report, err := verify.Links(images, spec, root)
+	return n.judge(ctx, id, record, report, err)
+}
+
+// judge refuses what was found, or on a node that only audits logs and counts it.
+func (n *Node) judge(ctx context.Context, id string, record *restore.Record, report *verify.Report, err error) error {
+	if err != nil {
+		report.Unreadable(err)
+	} else {
+		err = report.Err()
+	}
+	countFindings(report.ByCheck)
+	if err == nil {
+		return nil
+	}
+	if !n.Audit || !(errdefs.IsPermissionDenied(err) || errdefs.IsInvalidArgument(err)) {
+		return err
+	}
+	log.G(ctx).WithError(err).WithField("container", id).WithField("checkpoint", record.Image).
+		Warn(`restoring what verification = "strict" would refuse`)
 	return nil
 }

@@ -21,8 +21,8 @@ import (
 //
 // containerd gives a container the network and PID namespace by path even if it is the
 // host's, so that the specs of the two pods look alike.
-func HostNamespaces(dir string, is *specs.Spec) error {
-	shared, err := criu.SharedNamespaces(dir)
+func HostNamespaces(images *criu.Images, is *specs.Spec) error {
+	shared, err := images.SharedNamespaces()
 	if err != nil {
 		return err
 	}

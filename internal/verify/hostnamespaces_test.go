@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
 
@@ -54,7 +55,7 @@ func TestHostNamespaces(t *testing.T) {
 		"two":                          {[]specs.LinuxNamespaceType{net}, pod(), []string{"network namespace", "user namespace"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := HostNamespaces(write(t, criutest.Images(criutest.Processes{1: c.shared})), c.is)
+			err := HostNamespaces(opened(t, criutest.Images(criutest.Processes{1: c.shared})), c.is)
 			if len(c.says) == 0 {
 				if err != nil {
 					t.Error(err)
@@ -72,16 +73,27 @@ func TestHostNamespaces(t *testing.T) {
 		})
 	}
 	t.Run("no images", func(t *testing.T) {
-		if err := HostNamespaces(t.TempDir(), pod()); !errdefs.IsInvalidArgument(err) {
+		if err := HostNamespaces(opened(t, nil), pod()); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("error %v, want invalid argument", err)
 		}
 	})
 	t.Run("no such namespace", func(t *testing.T) {
-		err := HostNamespaces(write(t, criutest.Images(criutest.Processes{1: {user}})), pod(specs.LinuxNamespace{Type: net, Path: other + "x"}))
+		err := HostNamespaces(opened(t, criutest.Images(criutest.Processes{1: {user}})), pod(specs.LinuxNamespace{Type: net, Path: other + "x"}))
 		if err == nil || !strings.Contains(err.Error(), other+"x") {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+// opened are images of these files.
+func opened(t *testing.T, files map[string]string) *criu.Images {
+	t.Helper()
+	images, err := criu.OpenImages(write(t, files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = images.Close() })
+	return images
 }
 
 func write(t *testing.T, files map[string]string) string {

@@ -1,4 +1,189 @@
 package verify
 
-// mountpoints compares the mounts with the spec's.
-func (v *verifier) mountpoints() error { return nil }
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/cri-restore/cri-restore/internal/criu"
+)
+
+// noMount is what the pod has where the checkpoint has something else.
+const noMount = "no mount there"
+
+// mountpoints compares the mounts with the spec's, and makes CRIU mount what the spec says: the image
+// that it reads is written anew from the spec. Of the checkpoint's remain the
+// IDs, to which open files refer, and when access times are written.
+//
+// CRIU mounts as the node's root whatever type, source, options and flags its image has (mount-v2.c,
+// do_new_mount_v2). The source of a bind mount is runc's word, which goes by the
+// spec: CRIU finds it by the mount's key (mount.c, get_mp_root).
+func (v *verifier) mountpoints() error {
+	name, err := v.mountsImage()
+	if err != nil {
+		return err
+	}
+	entries, err := criu.Entries[*mnt.MntEntry](v.images, name, "MNTS")
+	if err != nil {
+		return err
+	}
+	tree, err := newMountTree(name, entries)
+	if err != nil {
+		return err
+	}
+	for _, o := range tree.odd {
+		v.refuse(Finding{Check: "mounts", Object: "mount " + o.GetMountpoint(), Field: "mount point", Found: o.why, Allowed: noMount})
+	}
+	wanted := v.wantedMounts()
+	for _, m := range tree.mounts {
+		v.match(m, wanted)
+	}
+	v.matchMoved(tree, wanted)
+	v.hide(tree)
+	for _, m := range tree.mounts {
+		if m.kind == unexplained {
+			v.refuse(Finding{Check: "mounts", Object: "mount " + m.GetMountpoint(), Field: "mount point", Found: m.String(), Allowed: noMount,
+				Remedy: "mount the same volumes as in the pod that was checkpointed; mounts that a process made itself, or that were below a volume on the node, cannot be restored"})
+		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(wanted)) {
+		if w := wanted[p]; !w.found {
+			v.refuse(Finding{Check: "mounts", Object: "mount " + p, Field: "mount point", Found: "none in the checkpoint", Allowed: w.String(),
+				Remedy: "mount only what was mounted when the checkpoint was taken"})
+		}
+	}
+	v.force(tree)
+	if err := v.tmpfs(tree); err != nil {
+		return err
+	}
+	out := []proto.Message{tree.root.MntEntry}
+	for _, m := range tree.mounts {
+		out = append(out, m.MntEntry)
+	}
+	for _, o := range tree.odd {
+		out = append(out, o.MntEntry)
+	}
+	return v.replace(name, "MNTS", out...)
+}
+
+// mountsImage returns the name of the one image of mounts: that of the container's namespace.
+func (v *verifier) mountsImage() (string, error) {
+	ids, err := v.images.IDs(v.processes[0].GetPid())
+	if err != nil {
+		return "", err
+	}
+	want := fmt.Sprintf("mountpoints-%d.img", ids.GetMntNsId())
+	for _, name := range v.images.Names() {
+		if strings.HasPrefix(name, "mountpoints-") && name != want {
+			return "", fmt.Errorf("CRIU image %.200q: it has the mounts of a namespace other than the container's: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
+	return want, nil
+}
+
+// match finds out why a mount is there. Those above it have been matched before.
+func (v *verifier) match(m *mount, wanted map[string]*wantedMount) {
+	// A plugin of CRIU's would mount it, CRIU would look for a source on the node, or make one.
+	if m.GetWithPlugin() || m.GetExtMount() || m.GetInternalSharing() || (m.GetDeleted() && m.ExtKey == nil) {
+		return
+	}
+	p, w := m.GetMountpoint(), wanted[m.GetMountpoint()]
+	up := m.parent
+	switch {
+	case w != nil && w.kind == volume && m.ExtKey != nil && m.GetExtKey() == p:
+		m.kind, m.want, w.found = volume, w, true
+	case w != nil && w.kind == fresh && m.ExtKey == nil && mnt.Fstype(m.GetFstype()) == w.fstype:
+		m.kind, m.want, w.found = fresh, w, true
+	case w != nil:
+		w.found = true
+		v.refuse(Finding{Check: "mounts", Object: "mount " + p, Field: "type", Found: m.String(), Allowed: w.String()})
+		m.kind = refused
+	case up.kind == fresh && up.want.controllers != nil && path.Dir(p) == up.GetMountpoint() && m.GetExtKey() == p:
+		m.kind, m.want = volume, &wantedMount{path: p, kind: volume, flags: *up.want.controllers}
+	case p == "/dev/console" && v.spec.Process.Terminal && m.ExtKey == nil && mnt.Fstype(m.GetFstype()) == mnt.Fstype_DEVPTS && terminal.MatchString(m.GetRoot()):
+		if pts := wanted["/dev/pts"]; pts != nil && pts.fstype == mnt.Fstype_DEVPTS {
+			m.kind, m.want = console, pts
+		}
+	}
+}
+
+// matchMoved matches the mounts of the spec whose path leads through a link of the container's image, /var/run
+// for one: they are found where the link leads (runc: criu_linux.go,
+// addCriuRestoreMount). CRIU gets a source for each such key and nothing else, so as many mounts as the
+// spec has are the spec's mounts. Which is which cannot be known here; so they have to
+// be alike.
+func (v *verifier) matchMoved(tree *mountTree, wanted map[string]*wantedMount) {
+	var specs []*wantedMount
+	for _, p := range slices.Sorted(maps.Keys(wanted)) {
+		if w := wanted[p]; !w.found && (w.kind == volume || w.fstype == mnt.Fstype_TMPFS && w.controllers == nil) {
+			specs = append(specs, w)
+		}
+	}
+	for _, k := range []mountKind{volume, fresh} {
+		of := func(w *wantedMount) bool { return w.kind != k }
+		ours := slices.DeleteFunc(slices.Clone(specs), of)
+		var theirs []*mount
+		for _, m := range tree.mounts {
+			if m.kind != unexplained || reserved(m.GetMountpoint()) || m.GetWithPlugin() || m.GetExtMount() || m.GetInternalSharing() {
+				continue
+			}
+			if k == volume && m.GetExtKey() == m.GetMountpoint() ||
+				k == fresh && m.ExtKey == nil && !m.GetDeleted() && mnt.Fstype(m.GetFstype()) == mnt.Fstype_TMPFS && m.GetSbFlags()&unix.MS_RDONLY == 0 {
+				theirs = append(theirs, m)
+			}
+		}
+		if len(ours) == 0 || len(ours) != len(theirs) || k == fresh && len(ours) != 1 {
+			continue // they are reported as missing and as unexplained
+		}
+		for i, w := range ours {
+			w.found = true
+			theirs[i].kind, theirs[i].want = k, w
+			if !w.same(ours[0]) {
+				v.refuse(Finding{Check: "mounts", Object: "mount " + theirs[i].GetMountpoint(), Field: "mount point", Found: "reached through a link of the image", Allowed: w.String() + " or " + ours[0].String(),
+					Remedy: "which of the pod's mounts it is cannot be told: mount them where the links lead, such as below /run and not /var/run"})
+			}
+		}
+	}
+}
+
+// reserved says whether a path is one where runc mounts what no link may lead to.
+func reserved(p string) bool {
+	for _, dir := range []string{"/proc", "/sys", "/dev"} {
+		if p == dir || under(p, dir) {
+			return true
+		}
+	}
+	return false
+}
+
+// String says what a mount is in the checkpoint.
+func (m *mount) String() string {
+	what := fstypeName(mnt.Fstype(m.GetFstype()))
+	if m.GetFsname() != "" {
+		what = "file system " + m.GetFsname()
+	}
+	switch {
+	case m.GetWithPlugin():
+		what += " of a CRIU plugin"
+	case m.GetExtMount():
+		what += " bound from " + m.GetRoot()
+	case m.ExtKey != nil:
+		what = "a bind mount of " + m.GetExtKey()
+	case m.GetRoot() != "/":
+		what += " from " + m.GetRoot()
+	}
+	if m.GetInternalSharing() {
+		what += ", shared"
+	}
+	if m.GetDeleted() {
+		what += ", whose source is deleted"
+	}
+	return what + " (" + flagNames(m.GetFlags()&grantFlags) + ")"
+}

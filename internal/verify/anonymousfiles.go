@@ -1,0 +1,105 @@
+package verify
+
+import (
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// inotify checks what is watched. Without a path, CRIU would open it by a handle, which may be of any file of the
+// whole file system, outside the container as well (criu/fsnotify.c, get_mark_path).
+func (o *openFiles) inotify(f *openFile) error {
+	for _, w := range f.GetIfy().GetWd() {
+		h := w.GetFHandle()
+		if h.GetPath() == "" {
+			o.refuse(Finding{Check: "files", Object: f.String(), Field: "watch", Found: fmt.Sprintf("watch %d, which has no path", w.GetWd()),
+				Allowed: "watches of paths in the container", Remedy: "take the checkpoint while the container watches nothing that was deleted"})
+			continue
+		}
+		var mount *int32
+		if h.MntId != nil {
+			id := int32(h.GetMntId())
+			mount = &id
+		}
+		if err := o.name(f, h.GetPath(), mount); err != nil {
+			return err
+		}
+		// The watch is of the name only.
+		o.kernelFile(&openFile{FileEntry: f.FileEntry, kind: f.kind, flags: unix.O_PATH}, h.GetPath(), unix.S_IFREG)
+	}
+	return nil
+}
+
+// eventpoll checks that only descriptors of a process are waited for, none of CRIU's.
+func (o *openFiles) eventpoll(f *openFile) error {
+	for _, t := range f.GetEpfd().GetTfd() {
+		has := false
+		for _, table := range o.tables {
+			if has = table[t.GetTfd()] != nil && table.contains(f); has {
+				break
+			}
+		}
+		if !has && f.used {
+			return malformed(filesImage, "file %d (EVENTPOLL): no process with it has descriptor %d", f.GetId(), t.GetTfd())
+		}
+	}
+	return nil
+}
+
+func (d descriptors) contains(f *openFile) bool {
+	for _, other := range d {
+		if other == f {
+			return true
+		}
+	}
+	return false
+}
+
+// timer refuses the clocks that wake the node up.
+func (o *openFiles) timer(f *openFile) {
+	switch clock := f.GetTfd().GetClockid(); clock {
+	case unix.CLOCK_REALTIME, unix.CLOCK_MONOTONIC, unix.CLOCK_BOOTTIME:
+	default:
+		if !o.could("CAP_WAKE_ALARM") {
+			o.refuse(Finding{Check: "files", Object: f.String(), Field: "clock", Found: fmt.Sprint(clock), Allowed: "no alarm clock, for lack of CAP_WAKE_ALARM"})
+		}
+	}
+}
+
+// pidFile refuses handles of processes that are not in the checkpoint. For one that has
+// ended (-1) CRIU makes a process of its own for a moment (criu/pidfd.c).
+func (o *openFiles) pidFile(f *openFile) {
+	if f.pid != -1 && (f.pid <= 0 || !o.knowsPID(uint64(f.pid))) {
+		o.refuse(Finding{Check: "files", Object: f.String(), Field: "process", Found: fmt.Sprint(f.pid), Allowed: "a process of the checkpoint"})
+	}
+}
+
+// namespaceFile checks that a namespace is one in which the container's processes are.
+func (o *openFiles) namespaceFile(f *openFile) error {
+	e := f.GetNsf()
+	ids, err := o.images.IDs(o.processes[0].GetPid())
+	if err != nil {
+		return err
+	}
+	of := map[uint32]uint32{
+		unix.CLONE_NEWPID: ids.GetPidNsId(), unix.CLONE_NEWNET: ids.GetNetNsId(), unix.CLONE_NEWUSER: ids.GetUserNsId(),
+		unix.CLONE_NEWIPC: ids.GetIpcNsId(), unix.CLONE_NEWUTS: ids.GetUtsNsId(), unix.CLONE_NEWNS: ids.GetMntNsId(),
+		unix.CLONE_NEWCGROUP: ids.GetCgroupNsId(), unix.CLONE_NEWTIME: ids.GetTimeNsId(),
+	}
+	// IDs are unique among all kinds; CRIU looks for the first kind that has it.
+	same := 0
+	for _, id := range of {
+		if id == e.GetNsId() {
+			same++
+		}
+	}
+	if e.GetNsId() == 0 || of[e.GetNsCflag()] != e.GetNsId() || same != 1 {
+		o.refuse(Finding{Check: "files", Object: f.String(), Field: "namespace", Found: fmt.Sprintf("%d of kind %#x", e.GetNsId(), e.GetNsCflag()),
+			Allowed: "the namespaces of the container"})
+	}
+	if !slices.Contains([]uint32{unix.O_RDONLY, unix.O_PATH}, e.GetFlags()&(unix.O_ACCMODE|unix.O_PATH)) {
+		return malformed(filesImage, "file %d (NS): flags %#x", f.GetId(), e.GetFlags())
+	}
+	return nil
+}
