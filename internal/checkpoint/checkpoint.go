@@ -56,7 +56,6 @@ type Checkpoint struct {
 	root   *os.Root
 	limits Limits
 	format format
-	memory int64
 }
 
 // Found says whether dir holds a checkpoint at all: config.dump, spec.dump and
@@ -115,11 +114,9 @@ func Open(dir string, l Limits) (_ *Checkpoint, retErr error) {
 		}
 	}()
 
-	t, err := walk(root, l)
-	if err != nil {
+	if err := walk(root, l); err != nil {
 		return nil, err
 	}
-	c.memory = t.memory
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
@@ -165,16 +162,6 @@ func (c *Checkpoint) Dir() string { return c.dir }
 // ImagesDir is the directory with the CRIU images.
 func (c *Checkpoint) ImagesDir() string {
 	return filepath.Join(c.dir, metadata.CheckpointDirectory)
-}
-
-// MemoryBytes is the sum of the sizes of pages-*.img: the memory that has to be
-// read to restore.
-func (c *Checkpoint) MemoryBytes() (int64, error) {
-	if c.memory < 0 {
-		return 0, fmt.Errorf("the sizes of the %s*.img files overflow: %w",
-			metadata.PagesPrefix, errdefs.ErrInvalidArgument)
-	}
-	return c.memory, nil
 }
 
 // OpenLog opens the log of the checkpointed container. The error is of class

@@ -2,8 +2,6 @@ package checkpoint
 
 import (
 	"io"
-	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -76,9 +74,6 @@ func TestOpen(t *testing.T) {
 			}
 			if c.Dir() != dir || c.ImagesDir() != filepath.Join(dir, "checkpoint") {
 				t.Errorf("Dir %s, ImagesDir %s", c.Dir(), c.ImagesDir())
-			}
-			if n, err := c.MemoryBytes(); err != nil || n != 4096+8192 {
-				t.Errorf("MemoryBytes: %d, %v", n, err)
 			}
 			deleted, err := c.DeletedFiles()
 			if err != nil || !reflect.DeepEqual(deleted, tc.deleted) {
@@ -263,34 +258,6 @@ func TestOpenDepth(t *testing.T) {
 	open(t, containerdFiles().with(name(maxDepth), "").tree(t))
 	_, err := Open(containerdFiles().with(name(maxDepth+1), "").tree(t), DefaultLimits())
 	wantError(t, err, errdefs.IsInvalidArgument, "nested")
-}
-
-// fakeInfo is a file of a size that no test can create.
-type fakeInfo struct {
-	fs.FileInfo
-	size int64
-}
-
-func (f fakeInfo) Size() int64 { return f.size }
-
-func TestMemoryOverflow(t *testing.T) {
-	c := open(t, containerdFiles().tree(t))
-	var tr tree
-	for range 3 {
-		tr.add("checkpoint/pages-1.img", fakeInfo{size: math.MaxInt64})
-	}
-	c.memory = tr.memory
-	_, err := c.MemoryBytes()
-	wantError(t, err, errdefs.IsInvalidArgument, "overflow")
-	// Only CRIU's page images count.
-	tr = tree{}
-	for _, name := range []string{"pages-1.img", "checkpoint/x/pages-1.img", "checkpoint/pages-1.img.bak", "checkpoint/amdgpu-pages-1.img"} {
-		tr.add(name, fakeInfo{size: 1})
-	}
-	tr.add("checkpoint/pages-12.img", fakeInfo{size: 2})
-	if tr.memory != 2 {
-		t.Errorf("memory %d", tr.memory)
-	}
 }
 
 func TestOpenDirectoryMode(t *testing.T) {

@@ -2,6 +2,9 @@ package checkpoint
 
 import (
 	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,26 +16,43 @@ import (
 )
 
 // FuzzUnpack checks that whatever an archive holds, there is nothing but files
-// and directories within the limits, or an error and nothing.
+// and directories within the limits, or an error and nothing. What is unpacked is what another reader of
+// the archive finds in it.
 func FuzzUnpack(f *testing.F) {
 	plain := tarball(f, crioFiles().entries()...)
-	for _, c := range []compression.Compression{compression.Uncompressed, compression.Gzip, compression.Zstd} {
-		f.Add(compressed(f, plain, c))
+	for _, c := range []compression.Compression{compression.Gzip, compression.Zstd} {
+		f.Add(compressed(f, plain, c), byte(0))
 	}
-	f.Add(tarball(f, dir("./"), file("./a", "x"), dir("d"), file("d/b", "y")))
-	f.Add(tarball(f, special("a", tar.TypeSymlink, "/etc"), file("a/b", "x")))
-	f.Add(tarball(f, file("../a", "x")))
-	f.Add([]byte{})
+	for _, data := range [][]byte{
+		plain,
+		tarball(f, dir("./"), file("./a", "x"), dir("d"), file("d/b", "y")),
+		tarball(f, special("a", tar.TypeSymlink, "/etc"), file("a/b", "x")),
+		tarball(f, special("a", tar.TypeLink, "b"), special("c", tar.TypeFifo, ""), special("d", tar.TypeChar, "")),
+		tarball(f, file("../a", "x")),
+		tarball(f, file("a", "x"), file("./a", "y")),
+		{},
+	} {
+		for with := range byte(3) {
+			f.Add(data, with) // a mutation of what is compressed already seldom gets further
+		}
+	}
 
 	l := Limits{ArchiveBytes: 64 << 10, Entries: 64}
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Fuzz(func(t *testing.T, data []byte, with byte) {
+		content := data
+		switch with % 3 {
+		case 1:
+			data = compressed(t, data, compression.Gzip)
+		case 2:
+			data = compressed(t, data, compression.Zstd)
+		}
 		dst := filepath.Join(t.TempDir(), "dst")
 		if err := os.Mkdir(dst, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		err := Unpack(t.Context(), stored(t, data), dst, l)
 		var entries int
-		var bytes int64
+		var size int64
 		werr := filepath.WalkDir(dst, func(name string, d fs.DirEntry, err error) error {
 			if err != nil || name == dst {
 				return err
@@ -42,9 +62,9 @@ func FuzzUnpack(f *testing.F) {
 				return err
 			}
 			entries++
-			if fi.Mode().IsRegular() {
-				bytes += fi.Size()
-			} else if !fi.IsDir() {
+			if fi.Mode() == 0o600 {
+				size += fi.Size()
+			} else if fi.Mode() != fs.ModeDir|0o700 {
 				t.Errorf("%s: %v", name, fi.Mode())
 			}
 			return nil
@@ -58,14 +78,56 @@ func FuzzUnpack(f *testing.F) {
 		if err != nil && !errdefs.IsInvalidArgument(err) && !errdefs.IsResourceExhausted(err) {
 			t.Errorf("without a class: %v", err)
 		}
-		if entries > l.Entries || bytes > l.ArchiveBytes {
-			t.Errorf("%d entries, %d bytes", entries, bytes)
+		if entries > l.Entries || size > l.ArchiveBytes {
+			t.Errorf("%d entries, %d bytes", entries, size)
+		}
+		if err == nil {
+			sameAsTar(t, content, dst)
 		}
 		// Nothing beside the directory, and the archive's is another.
 		if left, err := os.ReadDir(filepath.Dir(dst)); err != nil || len(left) != 1 {
 			t.Errorf("beside the directory: %v, %v", left, err)
 		}
 	})
+}
+
+// sameAsTar compares what was unpacked with a plain tar. Of one that is compressed itself it says nothing.
+func sameAsTar(t *testing.T, content []byte, dst string) {
+	t.Helper()
+	if compression.DetectCompression(content) != compression.Uncompressed {
+		return
+	}
+	seen := map[string]bool{}
+	for r := tar.NewReader(bytes.NewReader(content)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatalf("accepted, and cannot be read: %v", err)
+		}
+		name := filepath.Clean(h.Name)
+		if !filepath.IsLocal(name) || seen[name] {
+			t.Errorf("entry %q was accepted", h.Name)
+		}
+		seen[name] = true
+		want, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch h.Typeflag {
+		case tar.TypeDir:
+			if fi, err := os.Lstat(filepath.Join(dst, name)); err != nil || !fi.IsDir() {
+				t.Errorf("directory %q: %v, %v", name, fi, err)
+			}
+		case tar.TypeReg, tar.TypeGNUSparse:
+			if got, err := os.ReadFile(filepath.Join(dst, name)); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("file %q: %q, %v, want %q", name, got, err, want)
+			}
+		default:
+			t.Errorf("entry %q of type %q was accepted", h.Name, h.Typeflag)
+		}
+	}
 }
 
 // FuzzOpen checks that whatever the JSON files hold, there is usable metadata or

@@ -4,13 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"strings"
 	"syscall"
 
-	metadata "github.com/checkpoint-restore/checkpointctl/lib"
 	"github.com/containerd/errdefs"
 )
 
@@ -18,15 +16,12 @@ import (
 // the bound keeps the walk of a hostile tree linear in its entries.
 const maxDepth = 16
 
-// tree is what a walk finds.
-type tree struct {
-	entries int
-	memory  int64 // bytes in pages-*.img, -1 if the sum overflows
-}
+// tree counts what a walk finds.
+type tree struct{ entries int }
 
 // walk looks at everything below root and refuses what is neither a directory
 // nor a regular file. It keeps no more than the names of directories.
-func walk(root *os.Root, l Limits) (tree, error) {
+func walk(root *os.Root, l Limits) error {
 	var t tree
 	dirs := []string{"."}
 	for len(dirs) > 0 {
@@ -34,11 +29,11 @@ func walk(root *os.Root, l Limits) (tree, error) {
 		dirs = dirs[:len(dirs)-1]
 		found, err := t.list(root, dir, l)
 		if err != nil {
-			return tree{}, err
+			return err
 		}
 		dirs = append(dirs, found...)
 	}
-	return t, nil
+	return nil
 }
 
 // list looks at the entries of one directory and returns the directories in it.
@@ -76,23 +71,10 @@ func (t *tree) list(root *os.Root, dir string, l Limits) ([]string, error) {
 			case fi.IsDir():
 				dirs = append(dirs, name)
 			case fi.Mode().IsRegular():
-				t.add(name, fi)
 			default:
 				return nil, irregular(name, fi.Mode(), "regular file")
 			}
 		}
-	}
-}
-
-// add counts the memory in a CRIU image.
-func (t *tree) add(name string, fi fs.FileInfo) {
-	dir, file := path.Split(name)
-	if dir != metadata.CheckpointDirectory+"/" ||
-		!strings.HasPrefix(file, metadata.PagesPrefix) || !strings.HasSuffix(file, ".img") || t.memory < 0 {
-		return
-	}
-	if t.memory += fi.Size(); t.memory < 0 {
-		t.memory = -1
 	}
 }
 

@@ -69,7 +69,7 @@ func CopyLog(ctx context.Context, c *checkpoint.Checkpoint, path string) (undo f
 	}
 	in := &contextReader{ctx: ctx, r: src}
 	_, err = io.Copy(dst, in)
-	if err == nil && in.last != 0 && in.last != '\n' {
+	if err == nil && in.read && in.last != '\n' {
 		// The log was copied while its last line was being written. The next line is one of its own.
 		_, err = dst.WriteString("\n")
 	}
@@ -96,10 +96,11 @@ func makeDirs(dir string) (made []string, err error) {
 	return made, os.MkdirAll(dir, 0o755)
 }
 
-// contextReader ends a long copy with its context, and knows the last byte.
+// contextReader ends a long copy with its context, and knows the last byte if there was one.
 type contextReader struct {
 	ctx  context.Context
 	r    io.Reader
+	read bool
 	last byte
 }
 
@@ -109,7 +110,7 @@ func (r *contextReader) Read(p []byte) (int, error) {
 	}
 	n, err := r.r.Read(p)
 	if n > 0 {
-		r.last = p[n-1]
+		r.read, r.last = true, p[n-1]
 	}
 	return n, err
 }

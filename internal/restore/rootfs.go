@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -70,10 +71,19 @@ func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntrie
 	if link := (*os.LinkError)(nil); errors.As(err, &link) && errors.Is(err, os.ErrNotExist) {
 		err = fmt.Errorf("entry %.200q is a link to %.200q, which is not in the root file system: %w", last.Name, last.Linkname, errdefs.ErrInvalidArgument)
 	}
+	if errno := syscall.Errno(0); last != nil && errors.As(err, &errno) && slices.Contains(contradictions, errno) {
+		err = fmt.Errorf("entry %.200q does not fit what is in the root file system: %w: %w", last.Name, err, errdefs.ErrInvalidArgument)
+	}
 	if err != nil {
 		return fmt.Errorf("apply rootfs-diff.tar: %w", diff.Explain(err))
 	}
 	return nil
+}
+
+// contradictions are what the kernel says of an entry that cannot be where it is to be: below a
+// file, through a link to itself, by a name that is too long. That is no fault of the node.
+var contradictions = []syscall.Errno{
+	syscall.ENOTDIR, syscall.EISDIR, syscall.EEXIST, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.ENOTEMPTY, syscall.EINVAL,
 }
 
 // checkEntry refuses what no container can have left in its root file system by ordinary means.
@@ -120,8 +130,8 @@ func removeFiles(dir string, paths []string) error {
 			continue
 		}
 		var errno syscall.Errno
-		if !errors.As(err, &errno) {
-			// Not the kernel refused it but os.Root: a link leads out.
+		if !errors.As(err, &errno) || slices.Contains(contradictions, errno) {
+			// Not the kernel refused it but os.Root: a link leads out. Or there cannot be such a file.
 			err = fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		return fmt.Errorf("deleted.files: %.200q: %w", p, err)

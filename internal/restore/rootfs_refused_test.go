@@ -79,6 +79,33 @@ func TestHardLinkOutOfTheRoot(t *testing.T) {
 	}
 }
 
+// What the kernel refuses because of the entry alone is no fault of the node.
+func TestContradictions(t *testing.T) {
+	long := strings.Repeat("x", 300)
+	for name, c := range map[string]struct {
+		entries []entry
+		deleted string
+		says    string
+	}{
+		"below a file":               {[]entry{file("a", ""), file("a/b", "")}, "", `"a/b"`},
+		"below a file of the image":  {[]entry{file("kept/b", "")}, "", `"kept/b"`},
+		"long name":                  {[]entry{file(long, "")}, "", `"xxx`},
+		"long name that was deleted": {nil, `["/` + long + `"]`, `"/xxx`},
+		"deleted below a file":       {nil, `["/kept/x"]`, `"/kept/x"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRootfs(t, map[string]string{"kept": ""})
+			err := r.apply(tarball(t, append(c.entries, file("after", ""))...), c.deleted)
+			wantError(t, err, errdefs.IsInvalidArgument, c.says)
+			if slices.Contains(r.names(), "after") {
+				t.Error("what comes after it was applied")
+			}
+		})
+	}
+	r := newRootfs(t, map[string]string{"kept": ""})
+	check(t, r.apply(tarball(t, special(tar.TypeDir, "a", ""), file("a/b", ""), file("kept", "new"), file(long[:255], "")), `["/`+long[:255]+`","/absent/x"]`))
+}
+
 func TestDeletedFilesThroughLinks(t *testing.T) {
 	for _, p := range []string{"/link/file", "/link/sub", "/relative/file", "/../secret/file", "/a/../../secret/file"} {
 		r := newRootfs(t, map[string]string{"a/x": ""})
