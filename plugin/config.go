@@ -27,6 +27,9 @@ type Config struct {
 	// A pattern matches a whole name, element by element between slashes; "**" at its
 	// end matches all that follows. Default ["**"].
 	AllowedImages []string `toml:"allowed_images" json:"allowedImages"`
+	// AllowedBaseImages are patterns of the images that a checkpoint may name as its base image,
+	// whether they are on the node or have to be pulled. Default ["**"].
+	AllowedBaseImages []string `toml:"allowed_base_images" json:"allowedBaseImages"`
 	// AllowedNamespaces are patterns of the pod namespaces in which may be
 	// restored. Default ["*"].
 	AllowedNamespaces []string `toml:"allowed_namespaces" json:"allowedNamespaces"`
@@ -73,6 +76,7 @@ func DefaultConfig() Config {
 	return Config{
 		Enable:               true,
 		AllowedImages:        []string{"**"},
+		AllowedBaseImages:    []string{"**"},
 		AllowedNamespaces:    []string{"*"},
 		PullBaseImages:       true,
 		Verification:         strict,
@@ -108,7 +112,7 @@ func (c *Config) validate(root string) (*settings, error) {
 		errs []error
 		err  error
 	)
-	if s.policy, err = policy.New(policy.Config{AllowArchives: c.AllowArchives, Images: c.AllowedImages, Namespaces: c.AllowedNamespaces,
+	if s.policy, err = policy.New(policy.Config{AllowArchives: c.AllowArchives, Images: c.AllowedImages, BaseImages: append([]string{}, c.AllowedBaseImages...), Namespaces: c.AllowedNamespaces,
 		PodAnnotations: c.PodAnnotations, TCP: policy.TCP(c.TCPConnections)}); err != nil {
 		errs = append(errs, err)
 	}

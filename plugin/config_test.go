@@ -62,6 +62,7 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		"tcp_connections":         {func(c *Config) { c.TCPConnections = "keep" }},
 		"pod_annotations":         {func(c *Config) { c.PodAnnotations = []string{"lazy"} }},
 		"allowed_images":          {func(c *Config) { c.AllowedImages = []string{"a["} }, func(c *Config) { c.AllowedImages = []string{""} }},
+		"allowed_base_images":     {func(c *Config) { c.AllowedBaseImages = []string{"a["} }},
 		"allowed_namespaces":      {func(c *Config) { c.AllowedNamespaces = []string{"a**b"} }, func(c *Config) { c.AllowedNamespaces = []string{"*", ""} }},
 		"base_image_pull_timeout": timeouts("", "30", "0s", "-1m", "soon"),
 		"criu_config":             {func(c *Config) { c.CRIUConfig = "criu.conf" }, func(c *Config) { c.CRIUConfig = "./etc/criu/runc.conf" }},
@@ -138,6 +139,7 @@ func TestGoodValues(t *testing.T) {
 			return err == nil && pod.TCP == policy.RestoreTCP
 		}},
 		"no image":            {func(c *Config) { c.AllowedImages = []string{} }, func(s *settings) bool { return s.policy.Image("", "a") != nil }},
+		"no base image":       {func(c *Config) { c.AllowedBaseImages = nil }, func(s *settings) bool { return s.policy.BaseImage("", "a") != nil }},
 		"no namespace":        {func(c *Config) { c.AllowedNamespaces = nil }, func(s *settings) bool { return s.policy.Namespace("default") != nil }},
 		"no file of the node": {func(c *Config) { c.CRIUConfig = "" }, func(*settings) bool { return true }},
 		"no logs":             {func(c *Config) { c.FailedLogDir, c.FailedLogs = "", 0 }, func(s *settings) bool { return s.failedLogs == "" }},
@@ -164,7 +166,7 @@ func TestGoodValues(t *testing.T) {
 // What "containerd config dump" writes, containerd reads back; no key is lost on the way.
 func TestTOMLRoundTrip(t *testing.T) {
 	changed := Config{
-		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
+		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
 		CRIUConfig: "/c", FailedLogDir: "/f", FailedLogs: 1, MaxMetadataSize: 2, MaxLogSize: 3, MaxDiffSize: 4, MaxArchiveSize: 5, MaxEntries: 6,
 	}
 	if v := reflect.ValueOf(changed); true {

@@ -71,7 +71,7 @@ func New(n *Node, r runtime.RuntimeServiceServer, i runtime.ImageServiceServer) 
 		detector = image.NewDetector(i, n.Client.ImageService(), n.Client.ContentStore())
 		bases    = image.NewBases(i, n.Client.ContentStore(), n.PullTimeout)
 	)
-	bases.NeverPull = n.NeverPull
+	bases.NeverPull, bases.Admit = n.NeverPull, n.Policy.BaseImage
 	return &Runtime{RuntimeServiceServer: r, node: n, detector: detector, bases: bases},
 		&Images{ImageServiceServer: i, node: n, detector: detector, bases: bases}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -21,6 +22,8 @@ import (
 const (
 	maxEntry   = 16 << 20
 	maxDecoded = 1 << 30
+	// Decoded messages take up to 31 times the memory of their encoding.
+	maxKept = 64 << 20
 )
 
 // Images are the CRIU images of one checkpoint (criu.org/Images). Everything that is read of them
@@ -33,6 +36,7 @@ type Images struct {
 	files   map[string]int64
 	entries map[string][]proto.Message
 	decoded int64
+	kept    int64
 }
 
 // OpenImages lists the directory with the images. All in it have to be regular files.
@@ -62,7 +66,7 @@ func OpenImages(dir string) (_ *Images, retErr error) {
 			return nil, fmt.Errorf("CRIU images: %w", err)
 		}
 		if !info.Mode().IsRegular() {
-			return nil, invalidImage(e.Name(), "it is no regular file but "+info.Mode().Type().String())
+			return nil, invalidImage(e.Name(), "it is "+kindOf(info.Mode()))
 		}
 		s.files[e.Name()] = info.Size()
 	}
@@ -168,6 +172,9 @@ func Entries[M proto.Message](s *Images, name, kind string) ([]M, error) {
 		zero M
 	)
 	err := s.Each(name, kind, func(_ int, entry []byte) error {
+		if s.kept += int64(len(entry)) + 4; s.kept > maxKept {
+			return fmt.Errorf("the images that are looked at in whole have more than %d bytes", maxKept)
+		}
 		m := zero.ProtoReflect().New().Interface().(M)
 		out, all = append(out, m), append(all, m)
 		return Decode(entry, m)
@@ -194,4 +201,17 @@ func Encode(kind string, entries ...proto.Message) ([]byte, error) {
 
 func invalidImage(name, why string) error {
 	return fmt.Errorf("CRIU image %.200q: %s: %w", name, why, errdefs.ErrInvalidArgument)
+}
+
+// kindOf names what is no regular file.
+func kindOf(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "a directory"
+	case m&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	case m&fs.ModeNamedPipe != 0:
+		return "a FIFO"
+	}
+	return "a socket or a device, not a regular file"
 }

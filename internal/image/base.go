@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -29,6 +30,10 @@ type ImageService interface {
 type Bases struct {
 	// NeverPull makes it do with the images that the node has. It is set before the first use.
 	NeverPull bool
+	// Admit says whether an image may be a base image. It gets what the checkpoint calls it, and
+	// the names by which the node knows it, or the reference by which it would be pulled. Nil admits all. It is
+	// set before the first use.
+	Admit func(called string, names ...string) error
 
 	inner    ImageService
 	provider content.Provider
@@ -82,7 +87,7 @@ type Base struct {
 // containerd when it creates the container.
 //
 // Errors: errdefs.ErrFailedPrecondition if the checkpoint's word is not enough to
-// find the image, the image is absent and NeverPull is set, or what was found has another digest; errdefs.ErrInvalidArgument
+// find the image, the image is absent and NeverPull is set, Admit's error, or what was found has another digest; errdefs.ErrInvalidArgument
 // if it is no reference; the context's error; otherwise the class of the pull's error.
 func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 	ref, err := parseBase(r.Base)
@@ -93,6 +98,11 @@ func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 		return b.byID(ctx, ref, r.Base.Name)
 	}
 	id, err := b.local(ctx, ref)
+	if errdefs.IsNotFound(err) && b.Admit != nil {
+		if err := b.Admit(ref.text, ref.text); err != nil {
+			return nil, err
+		}
+	}
 	if errdefs.IsNotFound(err) && b.NeverPull {
 		return nil, fmt.Errorf("base image %s is not on this node, and pull_base_images = false: pull it before the checkpoint is restored: %w",
 			ref.text, errdefs.ErrFailedPrecondition)
@@ -103,7 +113,23 @@ func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := b.admit(ctx, ref, id); err != nil {
+		return nil, err
+	}
 	return &Base{ID: id, Reference: ref.text, Digest: ref.digest}, nil
+}
+
+// admit asks by the names that the node has for the image: what the checkpoint calls it is a stranger's word,
+// and anybody's image may be on the node already.
+func (b *Bases) admit(ctx context.Context, ref baseReference, id string) error {
+	if b.Admit == nil {
+		return nil
+	}
+	img, err := imageStatus(ctx, b.inner, id)
+	if err != nil {
+		return fmt.Errorf("look up base image %s: %w", ref.text, err)
+	}
+	return b.Admit(ref.text, append(slices.Concat(img.GetRepoTags(), img.GetRepoDigests()), id)...)
 }
 
 // byID finds the image whose config has the digest.
@@ -118,6 +144,9 @@ func (b *Bases) byID(ctx context.Context, ref baseReference, name string) (*Base
 		return nil, fmt.Errorf("base image %s (%q) is not on this node, and the checkpoint names it only by ID, which no registry can be asked for; "+
 			"pull %q on this node so that its ID is that one, or checkpoint a container whose image was pulled from a registry: %w",
 			ref.text, name, name, errdefs.ErrFailedPrecondition)
+	}
+	if err := b.admit(ctx, ref, img.GetId()); err != nil {
+		return nil, err
 	}
 	return &Base{ID: img.GetId(), Reference: ref.text, Digest: ref.digest}, nil
 }

@@ -20,6 +20,8 @@ type Config struct {
 	AllowArchives bool
 	// Images are patterns of image names that may be restored, see [Pattern].
 	Images []string
+	// BaseImages are patterns of image names that may be the base image of a checkpoint. Nil stands for all.
+	BaseImages []string
 	// Namespaces are patterns of pod namespaces in which may be restored.
 	Namespaces []string
 	// PodAnnotations are the names, after [AnnotationPrefix], of the pod annotations that are heard.
@@ -32,6 +34,7 @@ type Config struct {
 type Policy struct {
 	archives   bool
 	images     []Pattern
+	bases      []Pattern
 	namespaces []Pattern
 	heard      []string
 	tcp        TCP
@@ -42,10 +45,14 @@ type Policy struct {
 func New(c Config) (*Policy, error) {
 	images, ierr := patterns("allowed_images", c.Images)
 	namespaces, nerr := patterns("allowed_namespaces", c.Namespaces)
-	if err := errors.Join(ierr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP)); err != nil {
+	if c.BaseImages == nil {
+		c.BaseImages = []string{"**"}
+	}
+	bases, berr := patterns("allowed_base_images", c.BaseImages)
+	if err := errors.Join(ierr, berr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP)); err != nil {
 		return nil, err
 	}
-	return &Policy{archives: c.AllowArchives, images: images, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP}, nil
+	return &Policy{archives: c.AllowArchives, images: images, bases: bases, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP}, nil
 }
 
 func patterns(key string, values []string) ([]Pattern, error) {
@@ -97,7 +104,7 @@ func (p *Policy) Namespace(namespace string) error {
 // error, which is of class errdefs.ErrPermissionDenied.
 func (p *Policy) Image(called string, names ...string) error {
 	for _, name := range names {
-		if p.admits(name) {
+		if admits(p.images, name) {
 			return nil
 		}
 	}
@@ -105,16 +112,27 @@ func (p *Policy) Image(called string, names ...string) error {
 		"add its name to allowed_images: %w", called, errdefs.ErrPermissionDenied)
 }
 
-func (p *Policy) admits(name string) bool {
+// BaseImage admits the base image of a checkpoint, as Image does a checkpoint image.
+func (p *Policy) BaseImage(called string, names ...string) error {
+	for _, name := range names {
+		if admits(p.bases, name) {
+			return nil
+		}
+	}
+	return fmt.Errorf("base image %q: a checkpoint may not use it on this node: "+
+		"add its name to allowed_base_images: %w", called, errdefs.ErrPermissionDenied)
+}
+
+func admits(ps []Pattern, name string) bool {
 	if _, err := digest.Parse(name); err == nil {
 		// Every image has an ID, and it says nothing of where the image is from: "*" means names.
-		return slices.ContainsFunc(p.images, func(pattern Pattern) bool { return pattern.matchID(name) })
+		return slices.ContainsFunc(ps, func(pattern Pattern) bool { return pattern.matchID(name) })
 	}
-	if matches(p.images, name) {
+	if matches(ps, name) {
 		return true
 	}
 	named, err := reference.ParseNormalizedNamed(name)
-	return err == nil && matches(p.images, named.String())
+	return err == nil && matches(ps, named.String())
 }
 
 func matches(ps []Pattern, s string) bool {

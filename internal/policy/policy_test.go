@@ -124,3 +124,19 @@ func wantError(t *testing.T, err error, is func(error) bool, says ...string) {
 		}
 	}
 }
+
+func TestBaseImages(t *testing.T) {
+	p := newPolicy(t, Config{BaseImages: []string{"registry.example/bases/**"}})
+	for name, want := range map[string]bool{"registry.example/bases/a@sha256:" + hex: true, "registry.example/other/a:1": false, imageID: false} {
+		err := p.BaseImage("called", name)
+		if (err == nil) != want || err != nil && (!errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "allowed_base_images")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := newPolicy(t, Config{}).BaseImage("", "registry.example/a:1"); err != nil {
+		t.Errorf("unset: %v", err)
+	}
+	if err := newPolicy(t, Config{BaseImages: []string{}}).BaseImage("", "registry.example/a:1"); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("none: %v", err)
+	}
+}
