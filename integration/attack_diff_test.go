@@ -46,6 +46,8 @@ func TestAttackDiffRefused(t *testing.T) {
 		{"trusted attribute", []tarEntry{trusted}, []string{`"evil"`, "trusted.overlay.opaque"}},
 		{"hard link to the host", []tarEntry{specialEntry(tar.TypeLink, "evil", a.secret)}, []string{"evil"}},
 		{"hard link through a link", []tarEntry{linkTo(a.host), specialEntry(tar.TypeLink, "evil", "link/victim")}, []string{"evil"}},
+		{"file as a directory", []tarEntry{regularEntry("evil", ""), regularEntry("evil/evil", "")}, []string{`"evil/evil"`, "does not fit"}},
+		{"name too long", []tarEntry{regularEntry(strings.Repeat("e", 300), "")}, []string{"does not fit"}},
 		{"no tar", nil, []string{"neither a tar"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

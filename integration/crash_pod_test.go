@@ -13,7 +13,7 @@ import (
 // TestCrashPod takes the pod away from restored containers, in whatever state they are.
 func TestCrashPod(t *testing.T) {
 	t.Parallel()
-	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
+	n := harness.New(t, harness.WithRestoreConfig(broughtToCRIU))
 	archive, counted := countingCheckpoint(t, n)
 	ref := imageOf(t, n, archive)
 	bad := broken(t, archive, brokenImages[0].file, brokenImages[0].change)

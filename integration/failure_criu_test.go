@@ -19,7 +19,10 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// brokenImages are CRIU images that are found broken only when CRIU reads them.
+// broughtToCRIU makes a node restore images that verification refuses, so that CRIU is the one to find them broken.
+const broughtToCRIU = allowArchives + "\nverification = \"audit\""
+
+// brokenImages are images that CRIU finds broken.
 var brokenImages = []struct {
 	name, file string
 	change     func([]byte) []byte
@@ -75,7 +78,7 @@ func requireCRIUFailed(t *testing.T, c *harness.Container) string {
 // nothing else is, and the same request works with an honest checkpoint.
 func TestFailureCRIU(t *testing.T) {
 	t.Parallel()
-	n := harness.New(t, harness.WithRestoreConfig(allowArchives+"\nfailed_logs = 3"))
+	n := harness.New(t, harness.WithRestoreConfig(broughtToCRIU+"\nfailed_logs = 3"))
 	honest, counted := countingCheckpoint(t, n)
 	pod := n.Pod(t)
 	var kept []string
@@ -179,7 +182,7 @@ func requireKeptLog(t *testing.T, n *harness.Node, c *harness.Container, text st
 // for ever. When the caller has lost patience, CRIU and what it has made are killed.
 func TestFailureCRIUHangs(t *testing.T) {
 	t.Parallel()
-	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
+	n := harness.New(t, harness.WithRestoreConfig(broughtToCRIU))
 	honest, counted := countingCheckpoint(t, n)
 	pod := n.Pod(t)
 	before := n.Inventory(t)

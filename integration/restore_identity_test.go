@@ -192,7 +192,7 @@ func requireAnnotations(t *testing.T, got, request, restore map[string]string, c
 	}
 }
 
-func specOf(t *testing.T, c *harness.Container) *specs.Spec {
+func specOf(t testing.TB, c *harness.Container) *specs.Spec {
 	t.Helper()
 	var info struct {
 		RuntimeSpec *specs.Spec `json:"runtimeSpec"`
