@@ -54,15 +54,20 @@ func (n *Node) verify(ctx context.Context, id, dir string, spec *specs.Spec, rec
 }
 
 // verifyFiles compares the images with the new container's root file system, which has the checkpoint's changes
-// now and which nothing else can change until CRIU runs.
+// now and which nothing else can change until CRIU runs, and with the volumes as they are.
 func (n *Node) verifyFiles(ctx context.Context, id, dir string, spec *specs.Spec, root string, record *restore.Record) error {
 	images, err := criu.OpenImages(dir)
 	if err != nil {
 		return err
 	}
 	defer images.Close()
-	report, err := verify.Links(images, spec, root)
-	return n.judge(ctx, id, record, report, err)
+	for _, check := range []func(*criu.Images, *specs.Spec, string) (*verify.Report, error){verify.Links, verify.Access} {
+		report, err := check(images, spec, root)
+		if err := n.judge(ctx, id, record, report, err); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // judge refuses what was found, or on a node that only audits logs and counts it.

@@ -65,7 +65,7 @@ func (o *openFiles) filesystem(name string) (kind int64, rest string) {
 	var st unix.Statfs_t
 	for _, source := range []string{path.Join(found.Source, rest), found.Source} {
 		if found.Source != "" && unix.Statfs(source, &st) == nil {
-			return int64(st.Type), rest
+			return st.Type, rest
 		}
 	}
 	return 0, rest

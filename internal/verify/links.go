@@ -163,7 +163,7 @@ func (o *openFiles) follow(trees map[string]linkTree) {
 // noLink refuses a path that leads through a symbolic link. Only the file itself may be one.
 func (o *openFiles) noLink(trees map[string]linkTree, f *openFile, name string, itself bool) {
 	end, link, _ := walk(trees, name, false)
-	if link && !(itself && end == name) {
+	if link && (!itself || end != name) {
 		o.refuse(Finding{Check: "files", Object: f.String(), Field: "name", Found: "a path through the symbolic link " + end, Allowed: "paths of directories and files",
 			Remedy: "do not replace what was a directory or a file by a link"})
 	}

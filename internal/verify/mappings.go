@@ -242,16 +242,21 @@ func (m *memory) mapping(s *space, e *vma.VmaEntry) error {
 // writes compares a file that is opened for writing because it is mapped so. The flags of a mapping are
 // its own: files.img has those of the first one of the same file.
 func (m *memory) writes(e *vma.VmaEntry) {
-	flags := e.GetFdflags()
-	if e.Fdflags == nil && e.GetStatus()&areaFileShared != 0 && e.GetProt()&unix.PROT_WRITE != 0 {
-		flags = unix.O_RDWR // criu/files-reg.c, collect_filemap
-	}
+	flags := fileFlags(e)
 	file := m.regular[uint32(e.GetShmid())]
 	if file == nil || flags == unix.O_RDONLY {
 		return
 	}
 	o := &openFiles{verifier: m.verifier, reachable: m.reachable}
 	o.kernelFile(&openFile{FileEntry: file, kind: fdinfo.FdTypes_REG, flags: flags}, file.GetReg().GetName(), file.GetReg().GetMode())
+}
+
+// fileFlags are the flags with which CRIU opens a file to map it (criu/files-reg.c, collect_filemap).
+func fileFlags(e *vma.VmaEntry) uint32 {
+	if e.Fdflags == nil && e.GetStatus()&areaFileShared != 0 && e.GetProt()&unix.PROT_WRITE != 0 {
+		return unix.O_RDWR
+	}
+	return e.GetFdflags()
 }
 
 func (m *memory) aligned(e *vma.VmaEntry) bool {
