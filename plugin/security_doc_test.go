@@ -1,0 +1,54 @@
+package plugin
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestSecurityPage wants every attack of the project's list on the page, once, with tests that
+// there are.
+func TestSecurityPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../integration/*_test.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d test files, %v", len(files), err)
+	}
+	tests := map[string]bool{}
+	function := regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`)
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range function.FindAllStringSubmatch(string(source), -1) {
+			tests[f[1]] = true
+		}
+	}
+	seen := map[string]bool{}
+	for _, row := range table(t, string(page), "| | attack | outcome | test |") {
+		if seen[row[0]] {
+			t.Errorf("%s is there twice", row[0])
+		}
+		seen[row[0]] = true
+		if row[1] == "" || row[2] == "" || row[3] == "" {
+			t.Errorf("%s: an empty cell", row[0])
+		}
+		for _, name := range strings.Split(row[3], ", ") {
+			if !tests[name] {
+				t.Errorf("%s: there is no %q", row[0], name)
+			}
+		}
+	}
+	for i := 1; i <= 49; i++ {
+		if name := fmt.Sprintf("T%02d", i); !seen[name] {
+			t.Errorf("%s is missing", name)
+		}
+	}
+}
