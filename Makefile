@@ -30,23 +30,25 @@ GOTEST = $(ENV) $(GO) tool -modfile=$(TOOLS)/gotestsum/go.mod gotestsum --format
 # Makes one benchmark or test run only some: BENCH=Restore, TEST=TestRestoreTwice.
 BENCH ?= .
 TEST ?= .
+FUZZTIME ?= 10m
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build build-stock demo test test-unit test-integration bench lint checkpoint-image clean
+.PHONY: help deps build build-stock demo test test-unit test-integration bench fuzz lint checkpoint-image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-deps: ## install what is missing: CRIU, CNI plugins, headers (root; see contrib/deps.sh)
+deps: ## install what is missing: CRIU, CNI plugins, headers, Podman (root; see contrib/deps.sh)
 	@contrib/deps.sh
 
-build: ## build containerd with the plugin, shim, ctr, runc, crictl and our programs into bin/
+build: ## build containerd with the plugin, shim, ctr, runc, crictl, checkpointctl and our programs into bin/
 	@pkg-config --exists libseccomp || { echo 'build: runc needs pkg-config and the headers of libseccomp: run "make deps"' >&2; exit 1; }
 	$(GOBUILD) -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/... $(CONTAINERD)/cmd/ctr
 	CGO_ENABLED=0 $(GOBUILD) -tags '$(TAGS) no_grpc' -ldflags '$(LDFLAGS) -extldflags "-static"' $(CONTAINERD)/cmd/containerd-shim-runc-v2
 	cd $(TOOLS)/runc && $(GOBUILD) -tags 'seccomp $(TAGS)' -ldflags '-s -w' github.com/opencontainers/runc
 	cd $(TOOLS)/crictl && CGO_ENABLED=0 $(GOBUILD) -ldflags '-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(call pinned,crictl,sigs.k8s.io/cri-tools)' sigs.k8s.io/cri-tools/cmd/crictl
+	cd $(TOOLS)/checkpointctl && CGO_ENABLED=0 $(GOBUILD) -ldflags '-s -w' github.com/checkpoint-restore/checkpointctl
 
 build-stock: ## build the unchanged containerd of the same version as bin/containerd-stock
 	$(GOBUILD)containerd-stock -tags '$(TAGS)' -ldflags '$(STOCK_LDFLAGS)' $(CONTAINERD)/cmd/containerd
@@ -64,6 +66,9 @@ test-integration: ## run the tests against the real daemons (root, after deps, b
 
 bench: deps build build-stock ## run the benchmarks; BENCH=REGEXP chooses, BENCH_COUNT=N repeats (root)
 	$(ENV) $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 60m ./integration/...
+
+fuzz: ## run every fuzz target for FUZZTIME (10m); FUZZ="criu:FuzzEntries ..." chooses
+	FUZZTIME='$(FUZZTIME)' contrib/fuzz.sh $(FUZZ)
 
 lint: ## gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l plugin internal contrib integration); test -z "$$unformatted" || { echo "gofmt: run gofmt -w on:"; echo "$$unformatted"; exit 1; } >&2

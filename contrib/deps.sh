@@ -17,6 +17,8 @@ export CRI_RESTORE_REPO=$repo
 . "$repo/contrib/deps/system.sh"
 # shellcheck source=contrib/deps/criu.sh
 . "$repo/contrib/deps/criu.sh"
+# shellcheck source=contrib/deps/podman.sh
+. "$repo/contrib/deps/podman.sh"
 
 say() { printf 'deps: %s\n' "$*"; }
 die() {
@@ -30,7 +32,7 @@ report_missing() {
 	local why=$1 item
 	{
 		say "$why"
-		for item in "${missing[@]}"; do say "  missing: $(describe "$item")"; done
+		for item in "${missing[@]}"; do say "  missing: $(describe "$item")$(engine_describe "$item")"; done
 		if supported; then
 			say "remedy, as root:"
 			((${#packages[@]} == 0)) || say "  apt-get install --no-install-recommends ${packages[*]}"
@@ -67,6 +69,9 @@ main() {
 		package=$(package_of "$item")
 		[ -z "$package" ] || packages+=("$package")
 	done
+	for item in "${engines[@]}"; do
+		engine_present "$item" || missing+=("$item")
+	done
 	criu_verified || missing+=(criu)
 
 	if ((${#missing[@]} == 0)); then
@@ -83,12 +88,13 @@ main() {
 	flock "$lock"
 
 	if ((${#packages[@]} > 0)); then install_packages "${packages[@]}"; fi
+	install_engines
 	for item in "${missing[@]}"; do
 		case $item in
 		busybox) present busybox || unpack_busybox ;;
 		criu) install_criu ;;
 		esac
-		[ "$item" = criu ] || present "$item" || die "$(describe "$item"): still missing after the installation" \
+		[ "$item" = criu ] || engine_present "$item" || present "$item" || die "$(describe "$item"): still missing after the installation" \
 			"remedy: look at the output of apt above, then run contrib/deps.sh again"
 	done
 	say "done: CRIU $criu_version ($criu_path), CNI plugins in $(cni_dir)"
