@@ -42,6 +42,12 @@ type Metadata struct {
 	// Spec is the OCI spec of that container. Spec.Process, Spec.Root and
 	// Spec.Linux are never nil.
 	Spec *specs.Spec
+	// EngineMounts are the paths at which the engine mounts files of its own, which no pod asks for. The
+	// spec says whether it did.
+	EngineMounts []string
+	// Binds says of bind mounts, by their path in the container, whether they were directories. Only CRI-O
+	// records it.
+	Binds map[string]bool
 	// Stdio says what the descriptors 0, 1 and 2 of its init were, at most three
 	// entries ("pipe:[4711]", "/dev/null").
 	Stdio []string
@@ -174,22 +180,39 @@ func (c *Checkpoint) OpenLog() (*os.File, error) {
 // decompressed while it is read, within Limits.DiffBytes. Reads end with the
 // context. The error is of class errdefs.ErrNotFound if there are none.
 func (c *Checkpoint) OpenRootfsDiff(ctx context.Context) (*Diff, error) {
-	f, err := c.open(metadata.RootFsDiffTar, c.limits.DiffBytes, keyDiff)
+	return c.openDiff(ctx, metadata.RootFsDiffTar, c.format.whiteouts())
+}
+
+// OpenShm is OpenRootfsDiff for the files of /dev/shm, which Podman saves where the container had its own.
+func (c *Checkpoint) OpenShm(ctx context.Context) (*Diff, error) {
+	return c.openDiff(ctx, metadata.DevShmCheckpointTar, false)
+}
+
+func (c *Checkpoint) openDiff(ctx context.Context, name string, whiteouts bool) (*Diff, error) {
+	f, err := c.open(name, c.limits.DiffBytes, keyDiff)
 	if err != nil {
 		return nil, err
 	}
-	s, err := newStream(ctx, f, bound{metadata.RootFsDiffTar, c.limits.DiffBytes, keyDiff}, c.limits.Entries)
+	s, err := newStream(ctx, f, bound{name, c.limits.DiffBytes, keyDiff}, c.limits.Entries)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", metadata.RootFsDiffTar, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", name, err), f.Close())
 	}
-	return &Diff{stream: s, file: f}, nil
+	return &Diff{Whiteouts: whiteouts, name: name, stream: s, file: f}, nil
 }
 
 // Diff is a tar of changes to a root file system.
 type Diff struct {
+	// Whiteouts says whether entries with names that begin with ".wh." delete something, as in layers of OCI images
+	// (image-spec: layer.md). Otherwise they are files of that name.
+	Whiteouts bool
+
+	name   string
 	stream *stream
 	file   *os.File
 }
+
+// Name is the name of the tar in the checkpoint.
+func (d *Diff) Name() string { return d.name }
 
 // Read reads the tar, decompressed.
 func (d *Diff) Read(p []byte) (int, error) { return d.stream.Read(p) }

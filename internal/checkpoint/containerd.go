@@ -27,3 +27,9 @@ func (containerdFormat) base(c *config, _ *specs.Spec) (BaseImage, error) {
 }
 
 func (containerdFormat) log() string { return "container.log" }
+
+// whiteouts: it is a layer (core/diff).
+func (containerdFormat) whiteouts() bool { return true }
+
+// mounts: containerd has none, but may have restored the container from another engine's checkpoint.
+func (containerdFormat) mounts() []string { return []string{containerEnv} }

@@ -40,5 +40,11 @@ func (crioFormat) base(c *config, spec *specs.Spec) (BaseImage, error) {
 	return base, err
 }
 
+// whiteouts: deletions are in deleted.files (go.podman.io/common/pkg/crutils).
+func (crioFormat) whiteouts() bool { return false }
+
+// mounts: see container_create_linux.go of CRI-O, and go.podman.io/common/pkg/subscriptions.
+func (crioFormat) mounts() []string { return []string{containerEnv} }
+
 // log is a file whose name is literally the key of the annotation.
 func (crioFormat) log() string { return crioLogPath }

@@ -19,6 +19,9 @@ const (
 // Podman name themselves.
 const managerAnnotation = "io.container.manager"
 
+// containerEnv tells a process that it is in a container of Podman's or CRI-O's (podman-run(1)).
+const containerEnv = "/run/.containerenv"
+
 // config is config.dump, the fields of all engines together.
 type config struct {
 	metadata.ContainerConfig
@@ -37,6 +40,10 @@ type format interface {
 	base(c *config, spec *specs.Spec) (BaseImage, error)
 	// log is the name of the file with the container log.
 	log() string
+	// whiteouts says whether rootfs-diff.tar has whiteouts, see [Diff].
+	whiteouts() bool
+	// mounts are the paths of the engine's own mounts, see [Metadata.EngineMounts].
+	mounts() []string
 }
 
 // formats in order of recognition. containerd takes what no other recognises,

@@ -43,6 +43,10 @@ func (c *Checkpoint) readMetadata() error {
 			descriptorsFile, len(stdio), errdefs.ErrInvalidArgument)
 	}
 
+	binds, err := c.readBinds()
+	if err != nil {
+		return err
+	}
 	c.format = formatOf(&spec)
 	base, err := c.format.base(&conf, &spec)
 	if err != nil {
@@ -72,6 +76,8 @@ func (c *Checkpoint) readMetadata() error {
 		CreatedAt:      conf.CreatedTime,
 		CheckpointedAt: conf.CheckpointedAt,
 		Spec:           &spec,
+		EngineMounts:   c.format.mounts(),
+		Binds:          binds,
 		Stdio:          stdio,
 	}
 	return nil

@@ -29,6 +29,12 @@ func (podmanFormat) base(c *config, _ *specs.Spec) (BaseImage, error) {
 	return BaseImage{Name: first(c.RawImageName, c.RootfsImageName), Reference: ref}, nil
 }
 
+// whiteouts: deletions are in deleted.files (go.podman.io/common/pkg/crutils).
+func (podmanFormat) whiteouts() bool { return false }
+
+// mounts: libpod/container_internal_common.go, makeBindMounts. Its other ones a pod of containerd has too.
+func (podmanFormat) mounts() []string { return []string{containerEnv} }
+
 // log is there with the log drivers k8s-file and json-file; k8s-file, the
 // default, is the CRI log format.
 func (podmanFormat) log() string { return "ctr.log" }

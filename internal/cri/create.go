@@ -94,12 +94,11 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 		_, err := s.RuntimeServiceServer.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: id})
 		return err
 	})
-	undoLog, err := s.prepare(leased, r, id, c, record)
+	change, err := s.prepare(leased, r, id, c, record, &undo)
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
 	}
-	undo.add("restore log", func(context.Context) error { return undoLog() })
-	if err := s.node.attach(ctx, id, record); err != nil {
+	if err := s.node.attach(ctx, id, record, change); err != nil {
 		return nil, err
 	}
 	// The record protects the view from here on.

@@ -41,8 +41,9 @@ func (n *Node) lease(ctx context.Context, id string) (context.Context, func(cont
 }
 
 // prepare verifies the checkpoint against the container's OCI spec, which
-// exists now, and brings the checkpoint's files into place.
-func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest, id string, c *checkpoint.Checkpoint, record *restore.Record) (undoLog func() error, err error) {
+// exists now, and brings the checkpoint's files into place. What a later failure has to take back is put on the
+// undo list. It returns what the spec needs besides.
+func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest, id string, c *checkpoint.Checkpoint, record *restore.Record, undo *undoList) (func(*specs.Spec), error) {
 	container, err := s.node.Client.ContainerService().Get(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", id, err)
@@ -51,10 +52,16 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err != nil {
 		return nil, err
 	}
+	engine, err := s.node.Restores.EngineMounts(record, &c.Metadata, spec)
+	if err != nil {
+		return nil, err
+	}
+	spec.Mounts = append(spec.Mounts, engine...)
 	if err := verify.Compare(&c.Metadata, spec, r.GetConfig().GetStdin()); err != nil {
 		return nil, err
 	}
-	if err := s.node.verify(ctx, id, c.ImagesDir(), spec, record); err != nil {
+	masked, err := s.node.verify(ctx, id, c.ImagesDir(), spec, record)
+	if err != nil {
 		return nil, err
 	}
 	mounts, err := s.node.Client.SnapshotService(container.Snapshotter).Mounts(ctx, container.SnapshotKey)
@@ -71,7 +78,42 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err != nil {
 		return nil, err
 	}
-	return restore.CopyLog(ctx, c, logPath(r))
+	if err := s.fillShm(ctx, r.GetPodSandboxId(), id, c, spec, undo); err != nil {
+		return nil, err
+	}
+	undoLog, err := restore.CopyLog(ctx, c, logPath(r))
+	if err != nil {
+		return nil, err
+	}
+	undo.add("restore log", func(context.Context) error { return undoLog() })
+	return func(spec *specs.Spec) {
+		spec.Mounts = append(spec.Mounts, engine...)
+		spec.Linux.MaskedPaths = append(spec.Linux.MaskedPaths, masked...)
+	}, nil
+}
+
+// fillShm brings the checkpoint's files of /dev/shm into the pod's. It is all containers', so nobody else may be using
+// it; containers that have ended do not.
+func (s *Runtime) fillShm(ctx context.Context, pod, id string, c *checkpoint.Checkpoint, spec *specs.Spec, undo *undoList) error {
+	if has, err := restore.HasShm(ctx, c); err != nil || !has {
+		return err
+	}
+	list, err := s.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: pod}})
+	if err != nil {
+		return fmt.Errorf("containers of pod sandbox %s: %w", pod, err)
+	}
+	for _, other := range list.GetContainers() {
+		if other.GetId() != id && other.GetState() != runtime.ContainerState_CONTAINER_EXITED {
+			return fmt.Errorf("the checkpoint has files in /dev/shm, which the pod shares with its container %q: restore it in a pod of its own: %w",
+				other.GetMetadata().GetName(), errdefs.ErrFailedPrecondition)
+		}
+	}
+	undoShm, err := restore.FillShm(ctx, c, spec, s.node.Limits)
+	if err != nil {
+		return err
+	}
+	undo.add("restore /dev/shm", func(context.Context) error { return undoShm() })
+	return nil
 }
 
 // logPath is where containerd will log (containerd: internal/cri/server/container_create.go).
@@ -85,7 +127,7 @@ func logPath(r *runtime.CreateContainerRequest) string {
 
 // attach writes record and CRIU configuration. From here on the container is
 // one that is restored.
-func (n *Node) attach(ctx context.Context, id string, record *restore.Record) error {
+func (n *Node) attach(ctx context.Context, id string, record *restore.Record, change func(*specs.Spec)) error {
 	annotations, err := n.Restores.WriteConfig(record)
 	if err != nil {
 		return err
@@ -99,6 +141,7 @@ func (n *Node) attach(ctx context.Context, id string, record *restore.Record) er
 			spec.Annotations = map[string]string{}
 		}
 		maps.Copy(spec.Annotations, annotations)
+		change(spec)
 		c.Spec, err = typeurl.MarshalAny(spec)
 		return err
 	})

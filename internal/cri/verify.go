@@ -20,37 +20,39 @@ import (
 //
 // On a node that only audits, what would be refused is logged and counted. A namespace that
 // does not fit is refused there too: the container would silently be somewhere else.
-func (n *Node) verify(ctx context.Context, id, dir string, spec *specs.Spec, record *restore.Record) error {
+//
+// It returns the paths that the spec has to mask as well.
+func (n *Node) verify(ctx context.Context, id, dir string, spec *specs.Spec, record *restore.Record) (masked []string, err error) {
 	before, err := restore.Digest(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	images, err := criu.OpenImages(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer images.Close()
 	if err := verify.HostNamespaces(images, spec); err != nil {
-		return err
+		return nil, err
 	}
 	tcp := policy.TCP(record.TCP)
 	report, err := verify.Images(images, spec, verify.Rules{AcceptTCP: tcp == policy.CloseTCP || tcp == policy.RestoreTCP})
 	if err := n.judge(ctx, id, record, report, err); err != nil {
-		return err
+		return nil, err
 	}
 	if err := n.Restores.WriteReplaced(record, report.Replaced); err != nil {
-		return err
+		return nil, err
 	}
 	// No window: the images are in a read-only view or a private directory, and did not change meanwhile.
 	after, err := restore.Digest(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if before != after {
-		return fmt.Errorf("CRIU images changed while they were verified, from %s to %s: %w", before, after, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("CRIU images changed while they were verified, from %s to %s: %w", before, after, errdefs.ErrFailedPrecondition)
 	}
 	record.ImagesDigest = after.String()
-	return nil
+	return report.Masked, nil
 }
 
 // verifyFiles compares the images with the new container's root file system, which has the checkpoint's changes
@@ -61,13 +63,26 @@ func (n *Node) verifyFiles(ctx context.Context, id, dir string, spec *specs.Spec
 		return err
 	}
 	defer images.Close()
-	for _, check := range []func(*criu.Images, *specs.Spec, string) (*verify.Report, error){verify.Links, verify.Access} {
-		report, err := check(images, spec, root)
-		if err := n.judge(ctx, id, record, report, err); err != nil {
-			return err
-		}
+	report, err := verify.Links(images, spec, root)
+	if err := n.judge(ctx, id, record, report, err); err != nil {
+		return err
 	}
-	return nil
+	modes, err := verify.Directories(images)
+	if err := n.judge(ctx, id, record, &verify.Report{}, err); err != nil {
+		return err
+	}
+	if err := restore.SetModes(root, modes); err != nil {
+		return err
+	}
+	report, err = verify.Access(images, spec, root)
+	if err := n.judge(ctx, id, record, report, err); err != nil {
+		return err
+	}
+	err = verify.Unchanged(images, root)
+	if errdefs.IsFailedPrecondition(err) {
+		return err // nothing that an audit could let through: CRIU would fail
+	}
+	return n.judge(ctx, id, record, &verify.Report{}, err)
 }
 
 // judge refuses what was found, or on a node that only audits logs and counts it.

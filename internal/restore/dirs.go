@@ -34,6 +34,9 @@ func (d Dirs) Config(id string) string { return filepath.Join(d.Root, id, "criu.
 // Replaced is where the images are that CRIU reads in the place of the checkpoint's.
 func (d Dirs) Replaced(id string) string { return filepath.Join(d.Root, id, "images") }
 
+// Engine is where the files are that stand in for those of the checkpoint's engine.
+func (d Dirs) Engine(id string) string { return filepath.Join(d.Root, id, "engine") }
+
 // Checkpoint is the directory with the checkpoint of a record.
 func (d Dirs) Checkpoint(r *Record) string {
 	if r.SnapshotKey != "" {

@@ -57,13 +57,18 @@ func ApplyRootfs(ctx context.Context, c *checkpoint.Checkpoint, mounts []mount.M
 func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntries int) error {
 	entries := 0
 	var last *tar.Header
-	_, err := archive.Apply(ctx, dir, diff, archive.WithFilter(func(h *tar.Header) (bool, error) {
+	filter := func(h *tar.Header) (bool, error) {
 		last = h
 		if entries++; entries > maxEntries {
 			return false, fmt.Errorf("more than %d entries: raise max_entries if that is right: %w", maxEntries, errdefs.ErrResourceExhausted)
 		}
 		return true, checkEntry(h)
-	}))
+	}
+	options := []archive.ApplyOpt{archive.WithFilter(filter)}
+	if !diff.Whiteouts {
+		options = append(options, archive.WithConvertWhiteout(literal))
+	}
+	_, err := archive.Apply(ctx, dir, diff, options...)
 	if err == nil {
 		// To the end, where the checksum of a compressed tar is.
 		_, err = io.Copy(io.Discard, diff)
@@ -75,10 +80,13 @@ func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntrie
 		err = fmt.Errorf("entry %.200q does not fit what is in the root file system: %w: %w", last.Name, err, errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
-		return fmt.Errorf("apply rootfs-diff.tar: %w", diff.Explain(err))
+		return fmt.Errorf("apply %s: %w", diff.Name(), diff.Explain(err))
 	}
 	return nil
 }
+
+// literal unpacks names that begin like whiteouts as they are, from archives that have no whiteouts.
+func literal(*tar.Header, string) (bool, error) { return true, nil }
 
 // contradictions are what the kernel says of an entry that cannot be where it is to be: below a
 // file, through a link to itself, by a name that is too long. That is no fault of the node.

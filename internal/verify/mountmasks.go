@@ -59,6 +59,11 @@ func (v *verifier) hide(tree *mountTree) {
 			m.kind = unexplained
 		}
 	}
+	for _, m := range tree.mounts {
+		if m.kind == maskedFile && !v.masked(m.GetMountpoint()) {
+			v.report.Masked = append(v.report.Masked, m.GetMountpoint())
+		}
+	}
 }
 
 // matchHidden finds out whether a mount hides something.
@@ -74,6 +79,13 @@ func (v *verifier) matchHidden(m *mount) {
 	case m.ExtKey != nil:
 		if m.GetExtKey() == devNull {
 			m.kind, m.base = maskedFile, base
+		}
+		// crun's key is the path (crun: src/libcrun/criu.c). It becomes runc's.
+		if base != nil && m.GetExtKey() == m.GetMountpoint() && v.masked(m.GetMountpoint()) {
+			m.kind, m.base = maskedFile, base
+			if mode, ok := onNode(base, m.GetMountpoint()); ok && mode.IsDir() {
+				m.kind = maskedDir
+			}
 		}
 	case mnt.Fstype(m.GetFstype()) == mnt.Fstype_TMPFS, mnt.Fstype(m.GetFstype()) == mnt.Fstype_AUTO && m.GetFsname() == "tmpfs":
 		m.kind, m.base = maskedDir, base

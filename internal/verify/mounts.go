@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path"
 	"slices"
 
@@ -31,8 +32,15 @@ func mounts(m *checkpoint.Metadata, is *specs.Spec) error {
 		}
 	}
 	for _, dst := range slices.Sorted(maps.Keys(had)) {
-		if _, ok := has[dst]; !ok {
+		now, ok := has[dst]
+		if !ok {
 			differs("the checkpoint has a volume at %.200q and the pod mounts none there", dst)
+			continue
+		}
+		if dir, known := m.Binds[dst]; known {
+			if info, err := os.Stat(now.Source); err == nil && info.IsDir() != dir {
+				differs("what the checkpoint has at %.200q is a "+kindOfBind(dir)+", and what the pod mounts there is a "+kindOfBind(!dir), dst)
+			}
 		}
 	}
 	for _, dst := range slices.Sorted(maps.Keys(has)) {
@@ -44,6 +52,13 @@ func mounts(m *checkpoint.Metadata, is *specs.Spec) error {
 		errs = append(errs, fmt.Errorf("and %d more volumes", more))
 	}
 	return errors.Join(errs...)
+}
+
+func kindOfBind(dir bool) string {
+	if dir {
+		return "directory"
+	}
+	return "file"
 }
 
 func binds(s *specs.Spec) map[string]specs.Mount {

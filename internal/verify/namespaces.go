@@ -35,7 +35,12 @@ func namespaces(was, is *specs.Spec) error {
 	for _, kind := range []specs.LinuxNamespaceType{
 		specs.NetworkNamespace, specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.MountNamespace,
 	} {
-		if a, b := modeOf(was, kind), modeOf(is, kind); a != b {
+		a, b := modeOf(was, kind), modeOf(is, kind)
+		// CRIU joins these wherever the spec names one. Podman gives a container its own.
+		if a == private && b == joined && (kind == specs.IPCNamespace || kind == specs.UTSNamespace) {
+			continue
+		}
+		if a != b {
 			errs = append(errs, fmt.Errorf("the %s namespace was %s when the checkpoint was taken and would now be %s: %s", kind, a, b, remedies[kind]))
 		}
 	}
