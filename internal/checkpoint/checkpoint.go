@@ -162,6 +162,9 @@ func (c *Checkpoint) complete() error {
 // Close releases the directory. Files that were opened stay open.
 func (c *Checkpoint) Close() error { return c.root.Close() }
 
+// Limits are those with which it was opened.
+func (c *Checkpoint) Limits() Limits { return c.limits }
+
 // Dir is the directory that was opened.
 func (c *Checkpoint) Dir() string { return c.dir }
 

@@ -44,7 +44,7 @@ func TestOpen(t *testing.T) {
 			want: Metadata{
 				Engine: EngineCRIO, ID: "c2", Name: "k8s_counter_pod_default_uid_0", Runtime: "runc",
 				Base:      BaseImage{Name: "registry.example:5000/base:1", Reference: "registry.example:5000/base@sha256:" + hexA},
-				CreatedAt: created, CheckpointedAt: taken, Stdio: stdio,
+				CreatedAt: created, CheckpointedAt: taken, Stdio: stdio, Binds: map[string]bool{},
 			},
 			deleted: []string{"/data/delme", "/data/dir"},
 		},
@@ -69,6 +69,7 @@ func TestOpen(t *testing.T) {
 				t.Errorf("spec: %+v", got.Spec)
 			}
 			got.Spec = nil
+			tc.want.EngineMounts = []string{"/run/.containerenv"}
 			if !reflect.DeepEqual(got, tc.want) {
 				t.Errorf("got  %+v\nwant %+v", got, tc.want)
 			}
@@ -92,6 +93,9 @@ func TestOpen(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer diff.Close()
+			if diff.Whiteouts != (tc.want.Engine == EngineContainerd) || diff.Name() != "rootfs-diff.tar" {
+				t.Errorf("diff: whiteouts %t, name %s", diff.Whiteouts, diff.Name())
+			}
 			if b, err := io.ReadAll(diff); err != nil || string(b) != tc.files["rootfs-diff.tar"] {
 				t.Errorf("diff: %q, %v", b, err)
 			}

@@ -19,7 +19,7 @@ import (
 // container's log path, before its first new line. What is already in the file stays.
 // The returned function takes it back; it is never nil.
 //
-// The path is the request's, the content the checkpoint's. No link is followed
+// The path is the request's, the content the checkpoint's, in the CRI log format. No link is followed
 // at the last element of the path.
 func CopyLog(ctx context.Context, c *checkpoint.Checkpoint, path string) (undo func() error, err error) {
 	nothing := func() error { return nil }
@@ -67,7 +67,7 @@ func CopyLog(ctx context.Context, c *checkpoint.Checkpoint, path string) (undo f
 		}
 		return os.Truncate(path, before.Size())
 	}
-	in := &contextReader{ctx: ctx, r: src}
+	in := &contextReader{ctx: ctx, r: criLog(src, c.Metadata.CheckpointedAt, c.Limits().LogBytes)}
 	_, err = io.Copy(dst, in)
 	if err == nil && in.read && in.last != '\n' {
 		// The log was copied while its last line was being written. The next line is one of its own.

@@ -21,7 +21,11 @@ func SetModes(root string, modes map[string]uint32) error {
 		if name = strings.TrimPrefix(name, "/"); name == "" {
 			name = "."
 		}
-		f, err := dir.OpenFile(name, unix.O_DIRECTORY|unix.O_NOFOLLOW|os.O_RDONLY, 0)
+		// os.Root follows links inside the root, whatever the flags.
+		if fi, err := dir.Lstat(name); err != nil || !fi.IsDir() {
+			continue
+		}
+		f, err := dir.OpenFile(name, unix.O_DIRECTORY|os.O_RDONLY, 0)
 		if err != nil {
 			continue
 		}

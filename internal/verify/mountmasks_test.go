@@ -175,6 +175,32 @@ func TestHiddenRefused(t *testing.T) {
 	})
 }
 
+// TestHiddenByCrun: crun gives CRIU other names, and binds an empty directory.
+func TestHiddenByCrun(t *testing.T) {
+	aNode(t, hiddenNode...)
+	mounts := hiddenMounts()
+	for _, m := range mounts {
+		switch p := m.GetMountpoint(); p {
+		case "/proc/kcore", "/proc/keys", "/proc/sys/secret", "/sys/firmware", "/proc/acpi":
+			m.ExtKey, m.Fstype = &p, proto.Uint32(uint32(mnt.Fstype_UNSUPPORTED))
+		}
+	}
+	wantHidden(t, wantMountsOf(t, mountFiles(more(mounts...)), hiddenSpec()))
+	// Not for what the pod does not mask: it could be anything.
+	spec := hiddenSpec()
+	spec.Linux.MaskedPaths = spec.Linux.MaskedPaths[1:]
+	wantFindings(t, mountFiles(more(mounts...)), spec, "/proc/kcore")
+}
+
+// TestHiddenBesides: files that stay masked are told, because the spec has to have them.
+func TestHiddenBesides(t *testing.T) {
+	aNode(t, hiddenNode...)
+	v, _, err := checkMounts(t, hiddenFiles(more(append(hiddenMounts(), criutest.Bind(50, 2, "/proc/meminfo", "/dev/null", 0))...)), hiddenSpec())
+	if err != nil || !slices.Equal(v.report.Masked, []string{"/proc/meminfo"}) {
+		t.Errorf("%v, %v", v.report.Masked, err)
+	}
+}
+
 func wantMountsOf(t *testing.T, files map[string]string, spec *specs.Spec) map[string]*mnt.MntEntry {
 	t.Helper()
 	v, out, err := checkMounts(t, files, spec)
