@@ -166,8 +166,8 @@ func TestAttackImageShape(t *testing.T) {
 	})
 	t.Run("pages-1.img is a directory", func(t *testing.T) {
 		all := withEntries(a.honest, dirEntry("checkpoint/pages-1.img"))
-		a.refusesImage(t, all, codes.InvalidArgument, `"pages-1.img"`, "no regular file")
-		a.refuses(t, doctoredArchive(t, a.n, all), codes.InvalidArgument, `"pages-1.img"`, "no regular file")
+		a.refusesImage(t, all, codes.InvalidArgument, `"pages-1.img"`, "it is a directory")
+		a.refuses(t, doctoredArchive(t, a.n, all), codes.InvalidArgument, `"pages-1.img"`, "it is a directory")
 	})
 	t.Run("entries", func(t *testing.T) {
 		all := slices.Clone(a.honest)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,6 +44,13 @@ func (n *Node) Podman(t testing.TB) *Podman {
 		t.Fatalf("harness: set up podman: %v", err)
 	}
 	return p
+}
+
+// In returns the same Podman for a subtest.
+func (p *Podman) In(t testing.TB) *Podman {
+	in := *p
+	in.t = t
+	return &in
 }
 
 func (p *Podman) prepare() error {
@@ -196,10 +204,22 @@ func (p *Podman) removeCgroups() error {
 		return err
 	}
 	var errs []error
-	for _, cg := range cgroups {
-		if cg.child == podmanCgroup {
+	for _, cg := range slices.Backward(cgroups) { // what is below it first: the monitors' own
+		if cg.child == podmanCgroup || strings.HasPrefix(cg.child, podmanCgroup+"/") {
 			errs = append(errs, os.Remove(cg.path))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// WaitLog waits until the log of a container has the text.
+func (p *Podman) WaitLog(id, text string) {
+	p.t.Helper()
+	var log string
+	if !settle(p.t.Context(), func() bool {
+		log = p.Must("logs", id)
+		return strings.Contains(log, text)
+	}) {
+		p.t.Fatalf("harness: the log of container %s has no %q: %q", id, text, log)
+	}
 }

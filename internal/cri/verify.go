@@ -67,6 +67,9 @@ func (n *Node) verifyFiles(ctx context.Context, id, dir string, spec *specs.Spec
 	if err := n.judge(ctx, id, record, report, err); err != nil {
 		return err
 	}
+	if err := verify.MountKinds(spec, root); err != nil {
+		return err
+	}
 	modes, err := verify.Directories(images)
 	if err := n.judge(ctx, id, record, &verify.Report{}, err); err != nil {
 		return err
