@@ -111,7 +111,7 @@ func (p *Podman) Alias(name string) {
 // options are those of "podman run".
 func (p *Podman) Run(options []string, command ...string) string {
 	p.t.Helper()
-	args := append([]string{"run", "--detach", "--pull", "never", "--cgroup-parent", p.cgroup()}, options...)
+	args := append([]string{"run", "--detach", "--pull", "never", "--cgroup-parent", p.Cgroup()}, options...)
 	return strings.TrimSpace(p.Must(append(append(args, p.base), command...)...))
 }
 
@@ -161,7 +161,8 @@ func (p *Podman) command(program string, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-func (p *Podman) cgroup() string { return cgroupOf(p.n.id) + "/" + podmanCgroup }
+// Cgroup is the parent of the cgroups of its containers.
+func (p *Podman) Cgroup() string { return cgroupOf(p.n.id) + "/" + podmanCgroup }
 
 func (p *Podman) path(name string) string { return filepath.Join(p.dir, name) }
 

@@ -28,7 +28,9 @@ func imagesOf(t *testing.T, sets ...map[string]string) *criu.Images {
 }
 
 func TestDirectories(t *testing.T) {
-	in := func(mount int32) func(*regfile.RegFileEntry) { return func(e *regfile.RegFileEntry) { e.MntId = &mount } }
+	in := func(mount int32) func(*regfile.RegFileEntry) {
+		return func(e *regfile.RegFileEntry) { e.MntId = &mount }
+	}
 	got, err := Directories(imagesOf(t, criutest.Files(
 		criutest.Regular(10, "/data", 0o41777), criutest.Regular(11, "/data/file", 0o100644), criutest.Regular(12, "/dev/shm", 0o40700, in(criutest.DevMount)),
 	)))
