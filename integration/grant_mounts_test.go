@@ -92,18 +92,16 @@ var mountAttacks = []mountAttack{
 	{"mount point outside", codes.PermissionDenied, "..", another("/../../../mnt", mnt.Fstype_TMPFS, "", "tmpfs", "")},
 	{"mount point outside, relative", codes.PermissionDenied, "..", another("../../../mnt", mnt.Fstype_TMPFS, "", "tmpfs", "")},
 	{"read-only path from elsewhere", codes.PermissionDenied, "/proc/sys", at("/proc/sys", func(m *mnt.MntEntry) { m.Root = proto.String("/sys/net") })},
-	{"volume missing", codes.PermissionDenied, "/ro", without("/ro")},
-	{"hosts file missing", codes.PermissionDenied, "/etc/hosts", without("/etc/hosts")},
 	{"cgroups missing", codes.PermissionDenied, "/sys/fs/cgroup", without("/sys/fs/cgroup")},
 	{"proc missing", codes.PermissionDenied, "/proc", without("/proc")},
 	{"two roots", codes.InvalidArgument, "mountpoints-", copyOf("/", func(*mnt.MntEntry) {})},
-	{"no root", codes.InvalidArgument, "mountpoints-", without("/")},
+	{"no root", codes.InvalidArgument, "mount", without("/")},
 	{"one ID twice", codes.InvalidArgument, "mountpoints-", func(all []*mnt.MntEntry) []*mnt.MntEntry {
 		all[0].MntId = all[1].MntId
 		return all
 	}},
 	{"its own parent", codes.InvalidArgument, "mountpoints-", at("/dev", func(m *mnt.MntEntry) { m.ParentMntId = m.MntId })},
-	{"nothing", codes.InvalidArgument, "mountpoints-", func([]*mnt.MntEntry) []*mnt.MntEntry { return nil }},
+	{"nothing", codes.InvalidArgument, "mount", func([]*mnt.MntEntry) []*mnt.MntEntry { return nil }},
 }
 
 // maskAttacks take away what hides files of the node. The plugin gives CRIU the masks of the spec, whatever the image has.
@@ -202,8 +200,8 @@ func TestGrantMounts(t *testing.T) {
 			g.accepts(t, editImages(t, g.archive, func(e *imageEditor) { e.Mounts(tc.change) }), func(c *harness.Container) { requireHidden(t, c) })
 		})
 	}
-	t.Run("twin", func(t *testing.T) {
-		g.accepts(t, g.archive, func(c *harness.Container) {
+	asMounted := func(t *testing.T, archive string) {
+		g.accepts(t, archive, func(c *harness.Container) {
 			for mountpoint, readonly := range map[string]bool{"/": true, "/ro": true, "/rw": false, "/sys": true, "/proc": false} {
 				requireReadonly(t, c, mountpoint, readonly)
 			}
@@ -211,8 +209,16 @@ func TestGrantMounts(t *testing.T) {
 			if got := c.Exec("cat", "/ro/file", "/rw/file"); got != "read-only\nwritable\n" {
 				t.Errorf("volumes: %q", got)
 			}
+			if got := c.Exec("wc", "-c", "/etc/hosts"); strings.HasPrefix(got, "0 ") {
+				t.Error("/etc/hosts is empty")
+			}
 		})
-	})
+	}
+	// What the pod has it gets: CRIU would not have mounted it.
+	for what, change := range map[string]func([]*mnt.MntEntry) []*mnt.MntEntry{"volume": without("/ro"), "hosts file": without("/etc/hosts")} {
+		t.Run(what+" missing", func(t *testing.T) { asMounted(t, editImages(t, g.archive, func(e *imageEditor) { e.Mounts(change) })) })
+	}
+	t.Run("twin", func(t *testing.T) { asMounted(t, g.archive) })
 }
 
 // requireHidden fails the test unless the container sees none of the masked paths, and cannot write the read-only ones.

@@ -47,7 +47,9 @@ func podmanSpecJSON(t *testing.T, pid string, mounts ...specs.Mount) string {
 }
 
 func TestWritePodman(t *testing.T) {
-	bind := func(dst string) specs.Mount { return specs.Mount{Destination: dst, Type: "bind", Source: "/old", Options: []string{"rbind"}} }
+	bind := func(dst string) specs.Mount {
+		return specs.Mount{Destination: dst, Type: "bind", Source: "/old", Options: []string{"rbind"}}
+	}
 	files := containerdFiles().
 		with("status.dump", `{"image_id":"sha256:`+hexB+`"}`).
 		with("spec.dump", podmanSpecJSON(t, "", bind("/etc/hosts"), bind("/data/"))).

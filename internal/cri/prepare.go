@@ -60,8 +60,7 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err := verify.Compare(&c.Metadata, spec, r.GetConfig().GetStdin()); err != nil {
 		return nil, err
 	}
-	masked, err := s.node.verify(ctx, id, c.ImagesDir(), spec, record)
-	if err != nil {
+	if err := s.node.verify(ctx, id, c.ImagesDir(), spec, record); err != nil {
 		return nil, err
 	}
 	mounts, err := s.node.Client.SnapshotService(container.Snapshotter).Mounts(ctx, container.SnapshotKey)
@@ -72,10 +71,15 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err := restore.ApplyRootfs(ctx, c, mounts, rootfs, s.node.Limits); err != nil {
 		return nil, err
 	}
-	err = restore.InspectRootfs(mounts, rootfs, func(root string) error {
-		return s.node.verifyFiles(ctx, id, c.ImagesDir(), spec, root, record)
+	var masked []string
+	err = restore.InspectRootfs(mounts, rootfs, func(root string) (err error) {
+		masked, err = s.node.verifyFiles(ctx, id, c.ImagesDir(), spec, root, record)
+		return err
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := sameImages(c.ImagesDir(), record); err != nil {
 		return nil, err
 	}
 	if err := s.fillShm(ctx, r.GetPodSandboxId(), id, c, spec, undo); err != nil {

@@ -20,72 +20,88 @@ import (
 //
 // On a node that only audits, what would be refused is logged and counted. A namespace that
 // does not fit is refused there too: the container would silently be somewhere else.
-//
-// It returns the paths that the spec has to mask as well.
-func (n *Node) verify(ctx context.Context, id, dir string, spec *specs.Spec, record *restore.Record) (masked []string, err error) {
+func (n *Node) verify(ctx context.Context, id, dir string, spec *specs.Spec, record *restore.Record) error {
 	before, err := restore.Digest(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	images, err := criu.OpenImages(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer images.Close()
 	if err := verify.HostNamespaces(images, spec); err != nil {
-		return nil, err
+		return err
 	}
 	tcp := policy.TCP(record.TCP)
 	report, err := verify.Images(images, spec, verify.Rules{AcceptTCP: tcp == policy.CloseTCP || tcp == policy.RestoreTCP})
 	if err := n.judge(ctx, id, record, report, err); err != nil {
-		return nil, err
+		return err
 	}
-	if err := n.Restores.WriteReplaced(record, report.Replaced); err != nil {
-		return nil, err
-	}
-	// No window: the images are in a read-only view or a private directory, and did not change meanwhile.
+	record.ImagesDigest = before.String()
+	return n.Restores.WriteReplaced(record, report.Replaced)
+}
+
+// sameImages checks that the images did not change while they were verified. They are in a read-only view or a private
+// directory.
+func sameImages(dir string, record *restore.Record) error {
 	after, err := restore.Digest(dir)
 	if err != nil {
+		return err
+	}
+	if record.ImagesDigest != after.String() {
+		return fmt.Errorf("CRIU images changed while they were verified, from %s to %s: %w", record.ImagesDigest, after, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// verifyMounts is verify for the mounts. It returns the paths that the spec has to mask as well.
+func (n *Node) verifyMounts(ctx context.Context, id string, images *criu.Images, spec *specs.Spec, root string, record *restore.Record) ([]string, error) {
+	report, err := verify.Mounts(images, spec, root)
+	if errdefs.IsFailedPrecondition(err) {
+		return nil, err // nothing that an audit could let through
+	}
+	if err := n.judge(ctx, id, record, report, err); err != nil {
 		return nil, err
 	}
-	if before != after {
-		return nil, fmt.Errorf("CRIU images changed while they were verified, from %s to %s: %w", before, after, errdefs.ErrFailedPrecondition)
-	}
-	record.ImagesDigest = after.String()
-	return report.Masked, nil
+	return report.Masked, n.Restores.WriteReplaced(record, report.Replaced)
 }
 
 // verifyFiles compares the images with the new container's root file system, which has the checkpoint's changes
-// now and which nothing else can change until CRIU runs, and with the volumes as they are.
-func (n *Node) verifyFiles(ctx context.Context, id, dir string, spec *specs.Spec, root string, record *restore.Record) error {
+// now and which nothing else can change until CRIU runs, and with the volumes as they are. It returns the paths that the
+// spec has to mask as well.
+func (n *Node) verifyFiles(ctx context.Context, id, dir string, spec *specs.Spec, root string, record *restore.Record) (masked []string, err error) {
 	images, err := criu.OpenImages(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer images.Close()
+	if masked, err = n.verifyMounts(ctx, id, images, spec, root, record); err != nil {
+		return nil, err
+	}
 	report, err := verify.Links(images, spec, root)
 	if err := n.judge(ctx, id, record, report, err); err != nil {
-		return err
+		return nil, err
 	}
 	if err := verify.MountKinds(spec, root); err != nil {
-		return err
+		return nil, err
 	}
 	modes, err := verify.Directories(images)
 	if err := n.judge(ctx, id, record, &verify.Report{}, err); err != nil {
-		return err
+		return nil, err
 	}
 	if err := restore.SetModes(root, modes); err != nil {
-		return err
+		return nil, err
 	}
 	report, err = verify.Access(images, spec, root)
 	if err := n.judge(ctx, id, record, report, err); err != nil {
-		return err
+		return nil, err
 	}
 	err = verify.Unchanged(images, root)
 	if errdefs.IsFailedPrecondition(err) {
-		return err // nothing that an audit could let through: CRIU would fail
+		return nil, err // nothing that an audit could let through: CRIU would fail
 	}
-	return n.judge(ctx, id, record, &verify.Report{}, err)
+	return masked, n.judge(ctx, id, record, &verify.Report{}, err)
 }
 
 // judge refuses what was found, or on a node that only audits logs and counts it.

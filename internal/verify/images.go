@@ -21,7 +21,7 @@ type Rules struct {
 // beyond that, and which images CRIU has to read in another form for the
 // spec's value to come true.
 //
-// The error is of class errdefs.ErrInvalidArgument if the images cannot be read or are not such
+// The mounts are for [Mounts]. The error is of class errdefs.ErrInvalidArgument if the images cannot be read or are not such
 // as CRIU writes them. It comes with a report of what was compared until then.
 func Images(images *criu.Images, spec *specs.Spec, rules Rules) (*Report, error) {
 	v := &verifier{images: images, spec: spec, rules: rules, edited: map[uint32]*criu_core.CoreEntry{}}
@@ -39,7 +39,6 @@ func Images(images *criu.Images, spec *specs.Spec, rules Rules) (*Report, error)
 		(*verifier).credentials,
 		(*verifier).seccomp,
 		(*verifier).limits,
-		(*verifier).mountpoints,
 		(*verifier).openFiles,
 		(*verifier).memory,
 	} {
@@ -62,6 +61,7 @@ type verifier struct {
 	rules     Rules
 	processes []*criu.Process
 	edited    map[uint32]*criu_core.CoreEntry
+	root      linkTree // the links of the root file system, for the mounts
 	report    Report
 }
 

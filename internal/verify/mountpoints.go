@@ -2,14 +2,13 @@ package verify
 
 import (
 	"fmt"
-	"maps"
+	"os"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
@@ -17,6 +16,28 @@ import (
 
 // noMount is what the pod has where the checkpoint has something else.
 const noMount = "no mount there"
+
+// Mounts compares the mounts of the checkpoint with the final spec of the new container, as [Images] does the
+// rest, and makes CRIU mount what the spec says: also the volumes that the checkpoint has not. The kubelet gives every container a
+// termination log and most a service account token, which no container of Podman had. root is where the
+// root file system is mounted, with the checkpoint's changes: links in it lead to the mount points, as for any
+// container.
+//
+// The error is of class errdefs.ErrFailedPrecondition for a volume that cannot be mounted, with the reason, and
+// otherwise as that of [Images].
+func Mounts(images *criu.Images, spec *specs.Spec, root string) (*Report, error) {
+	v := &verifier{images: images, spec: spec}
+	dir, err := os.OpenRoot(root)
+	if err != nil {
+		return &v.report, fmt.Errorf("root file system of the new container: %w", err)
+	}
+	defer dir.Close()
+	v.root = hostDir{dir}
+	if v.processes, err = images.Processes(); err != nil {
+		return &v.report, err
+	}
+	return &v.report, v.mountpoints()
+}
 
 // mountpoints compares the mounts with the spec's, and makes CRIU mount what the spec says: the image
 // that it reads is written anew from the spec. Of the checkpoint's remain the
@@ -45,7 +66,6 @@ func (v *verifier) mountpoints() error {
 	for _, m := range tree.mounts {
 		v.match(m, wanted)
 	}
-	v.matchMoved(tree, wanted)
 	v.hide(tree)
 	for _, m := range tree.mounts {
 		if m.kind == unexplained {
@@ -53,11 +73,8 @@ func (v *verifier) mountpoints() error {
 				Remedy: "mount the same volumes as in the pod that was checkpointed; mounts that a process made itself, or that were below a volume on the node, cannot be restored"})
 		}
 	}
-	for _, p := range slices.Sorted(maps.Keys(wanted)) {
-		if w := wanted[p]; !w.found {
-			v.refuse(Finding{Check: "mounts", Object: "mount " + p, Field: "mount point", Found: "none in the checkpoint", Allowed: w.String(),
-				Remedy: "mount only what was mounted when the checkpoint was taken"})
-		}
+	if err := v.missing(tree, wanted); err != nil {
+		return err
 	}
 	v.force(tree)
 	if err := v.tmpfs(tree); err != nil {
@@ -112,55 +129,6 @@ func (v *verifier) match(m *mount, wanted map[string]*wantedMount) {
 			m.kind, m.want = console, pts
 		}
 	}
-}
-
-// matchMoved matches the mounts of the spec whose path leads through a link of the container's image, /var/run
-// for one: they are found where the link leads (runc: criu_linux.go,
-// addCriuRestoreMount). CRIU gets a source for each such key and nothing else, so as many mounts as the
-// spec has are the spec's mounts. Which is which cannot be known here; so they have to
-// be alike.
-func (v *verifier) matchMoved(tree *mountTree, wanted map[string]*wantedMount) {
-	var specs []*wantedMount
-	for _, p := range slices.Sorted(maps.Keys(wanted)) {
-		if w := wanted[p]; !w.found && (w.kind == volume || w.fstype == mnt.Fstype_TMPFS && w.controllers == nil) {
-			specs = append(specs, w)
-		}
-	}
-	for _, k := range []mountKind{volume, fresh} {
-		of := func(w *wantedMount) bool { return w.kind != k }
-		ours := slices.DeleteFunc(slices.Clone(specs), of)
-		var theirs []*mount
-		for _, m := range tree.mounts {
-			if m.kind != unexplained || reserved(m.GetMountpoint()) || m.GetWithPlugin() || m.GetExtMount() || m.GetInternalSharing() {
-				continue
-			}
-			if k == volume && m.GetExtKey() == m.GetMountpoint() ||
-				k == fresh && m.ExtKey == nil && !m.GetDeleted() && mnt.Fstype(m.GetFstype()) == mnt.Fstype_TMPFS && m.GetSbFlags()&unix.MS_RDONLY == 0 {
-				theirs = append(theirs, m)
-			}
-		}
-		if len(ours) == 0 || len(ours) != len(theirs) || k == fresh && len(ours) != 1 {
-			continue // they are reported as missing and as unexplained
-		}
-		for i, w := range ours {
-			w.found = true
-			theirs[i].kind, theirs[i].want = k, w
-			if !w.same(ours[0]) {
-				v.refuse(Finding{Check: "mounts", Object: "mount " + theirs[i].GetMountpoint(), Field: "mount point", Found: "reached through a link of the image", Allowed: w.String() + " or " + ours[0].String(),
-					Remedy: "which of the pod's mounts it is cannot be told: mount them where the links lead, such as below /run and not /var/run"})
-			}
-		}
-	}
-}
-
-// reserved says whether a path is one where runc mounts what no link may lead to.
-func reserved(p string) bool {
-	for _, dir := range []string{"/proc", "/sys", "/dev"} {
-		if p == dir || under(p, dir) {
-			return true
-		}
-	}
-	return false
 }
 
 // String says what a mount is in the checkpoint.

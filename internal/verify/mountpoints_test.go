@@ -1,17 +1,20 @@
 package verify
 
 import (
+	"archive/tar"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/pstree"
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -73,6 +76,7 @@ func checkMounts(t *testing.T, files map[string]string, spec *specs.Spec) (*veri
 	}
 	t.Cleanup(func() { images.Close() })
 	v := &verifier{images: images, spec: spec, processes: []*criu.Process{{PstreeEntry: &pstree.PstreeEntry{Pid: proto.Uint32(1)}}}}
+	v.root = archiveLinks{"var/run": "/run"}
 	if err := v.mountpoints(); err != nil {
 		return v, nil, err
 	}
@@ -296,20 +300,97 @@ func TestMountsThroughLinks(t *testing.T) {
 	if m := out["/run/a"]; m.GetFlags()&unix.MS_RDONLY == 0 || m.GetExtKey() != "/run/a" {
 		t.Errorf("%v", m)
 	}
-	wantMounts(t, more(a, b), moved("ro", "ro"))
+	out = wantMounts(t, more(a, b), moved("ro", "rw"))
+	if out["/run/a"].GetFlags()&unix.MS_RDONLY == 0 || out["/run/b"].GetFlags()&unix.MS_RDONLY != 0 {
+		t.Errorf("%v, %v", out["/run/a"], out["/run/b"])
+	}
 	for name, c := range map[string]struct {
 		mounts []*mnt.MntEntry
 		spec   *specs.Spec
 		says   []string
 	}{
-		"which is which":       {more(a, b), moved("ro", "rw"), []string{"/run/", "through a link"}},
-		"one too many":         {more(a, b), moved("ro"), []string{"/run/a", "/run/b", "/var/run/a"}},
-		"one too few":          {more(a), moved("ro", "ro"), []string{"/run/a", "/var/run/a", "/var/run/b"}},
-		"onto the null device": {more(criutest.Bind(50, 3, "/dev/null", "/dev/null", 0)), moved("ro"), []string{"/dev/null"}},
-		"other key":            {more(criutest.Bind(50, 1, "/run/a", "/secret", 0)), moved("ro"), []string{"/run/a", "bind mount of /secret"}},
+		"one too many": {more(a, b), moved("ro"), []string{"/run/b"}},
+		"another":      {more(b), moved(), []string{"/run/b"}},
+		"other key":    {more(criutest.Bind(50, 1, "/run/a", "/secret", 0)), moved("ro"), []string{"/run/a", "bind mount of /secret"}},
 	} {
 		t.Run(name, func(t *testing.T) { wantFindings(t, mountFiles(c.mounts), c.spec, c.says...) })
 	}
+}
+
+// Volumes that the checkpoint has not are added.
+func TestMountsAdded(t *testing.T) {
+	aNode(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	with := func(dst, source string, options ...string) *specs.Spec {
+		s := mountsSpec()
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: dst, Type: "bind", Source: source, Options: append([]string{"rbind"}, options...)})
+		return s
+	}
+	for at, c := range map[string]struct {
+		dst, source string
+		parent      string
+	}{
+		"/mnt":            {"/mnt", dir, "/"},
+		"/run/x":          {"/var/run/x", file, "/"},
+		"/data/sub":       {"/data/sub", dir, "/data"},
+		"/dev/new":        {"/dev/new", file, "/dev"},
+		"/dev/deep/er":    {"/dev/deep/er", dir, "/dev"},
+		"/dev/shm/sub":    {"/dev/shm/sub", dir, "/dev/shm"},
+		"/dev/deep/again": {"/dev/deep/../deep/again", file, "/dev"},
+	} {
+		t.Run(at, func(t *testing.T) {
+			for option, flags := range map[string]uint32{"ro": unix.MS_RDONLY, "rw": 0} {
+				v, out, err := checkMounts(t, addedFiles(), with(c.dst, c.source, option))
+				if err != nil || v.report.Total != 0 {
+					t.Fatal(err, v.report.Err())
+				}
+				m := out[at]
+				if m.GetExtKey() != at || m.GetFlags()&unix.MS_RDONLY != flags || m.GetParentMntId() != out[c.parent].GetMntId() || m.GetRootDev() == 0 {
+					t.Errorf("%v on %v", m, out[c.parent])
+				}
+				if c.parent != "/dev" {
+					continue
+				}
+				files := unpack(t, v.report.Replaced["tmpfs-dev-3.tar.gz.img"])
+				name := "./" + strings.TrimPrefix(at, "/dev/")
+				if f := files[name]; c.source == file && (f == nil || f.Typeflag != tar.TypeReg || f.Size != 0) {
+					t.Errorf("%s: %+v", name, f)
+				}
+				if f := files[name+"/"]; c.source == dir && (f == nil || f.Typeflag != tar.TypeDir) {
+					t.Errorf("%s: %+v", name, f)
+				}
+			}
+		})
+	}
+	for dst, c := range map[string]struct{ source, says string }{
+		"/mnt":          {"/node/none", "its source"},
+		"/opt/work":     {dir, `"/opt/work/file" open`},
+		"/opt":          {dir, `"/opt/work/file" open`},
+		"/":             {dir, "another mount"},
+		"/proc/x":       {dir, "in proc at /proc"},
+		"/dev/mqueue/x": {dir, "in mqueue at /dev/mqueue"},
+	} {
+		_, _, err := checkMounts(t, addedFiles(), with(dst, c.source, "rw"))
+		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), strconv.Quote(dst)) {
+			t.Errorf("%s: got %v, want one that says %q", dst, err, c.says)
+		}
+	}
+	// A link in the tmpfs would lead the mount elsewhere.
+	_, _, err := checkMounts(t, merged(addedFiles(), devImages(criutest.Link("./deep", "/etc"))), with("/dev/deep/er", dir, "rw"))
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "not in a directory") {
+		t.Errorf("through a link: %v", err)
+	}
+}
+
+// addedFiles are the images of an ordinary container that has a file open.
+func addedFiles() map[string]string {
+	files := criutest.Files(criutest.Regular(10, "/opt/work/file", 0o100644))
+	delete(files, "mountpoints-2.img")
+	return merged(files, mountFiles(criutest.Mounts()))
 }
 
 // With cgroup v2 there is one file system, which is not to be had on a node with v1.

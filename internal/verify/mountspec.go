@@ -25,11 +25,6 @@ type wantedMount struct {
 	found       bool
 }
 
-// same says whether two bind mounts of the spec are treated alike.
-func (w *wantedMount) same(o *wantedMount) bool {
-	return w.flags == o.flags && w.slave == o.slave && w.shared == o.shared && w.unbindable == o.unbindable
-}
-
 func (w *wantedMount) String() string {
 	if w.kind == volume {
 		return fmt.Sprintf("a bind mount at %s (%s)", w.path, flagNames(w.flags))
@@ -56,12 +51,16 @@ func isUnified(dir string) bool {
 	return statfsNode(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
-// wantedMounts returns the spec's mounts by path. It refuses those that cannot be judged.
+// wantedMounts returns the spec's mounts by the path to which links of the image lead, /var/run for one: that is where
+// runc has them (criu_linux.go, addCriuRestoreMount). It refuses those that cannot be judged.
 func (v *verifier) wantedMounts() map[string]*wantedMount {
 	out := map[string]*wantedMount{}
 	for _, m := range v.spec.Mounts {
-		dst := path.Clean("/" + m.Destination)
-		w, err := v.wantedMount(dst, m)
+		dst, _, err := walk(map[string]linkTree{"/": v.root}, path.Clean("/"+m.Destination), true)
+		var w *wantedMount
+		if err == nil {
+			w, err = v.wantedMount(path.Clean("/"+m.Destination), m)
+		}
 		if err == nil && out[dst] != nil {
 			err = fmt.Errorf("the pod has two mounts there, one of which hides the other")
 		}

@@ -26,6 +26,8 @@ type mount struct {
 	want *wantedMount
 	base *mount
 	kind mountKind
+	// added says that the checkpoint does not have it, dir that its source is a directory.
+	added, dir bool
 }
 
 // mountKind says why a mount is there.

@@ -54,7 +54,7 @@ func TestMountsRefused(t *testing.T) {
 		"two at one place":    {more(criutest.Bind(50, 1, "/secret", "/secret", 0)), []string{"mount /secret", "two mounts"}},
 		"with ..":             {more(criutest.Mount(50, 1, "/../mnt", mnt.Fstype_TMPFS, "", 0)), []string{"/../mnt", "not clean"}},
 		"relative":            {more(criutest.Mount(50, 1, "mnt", mnt.Fstype_TMPFS, "", 0)), []string{"mount mnt", "not clean"}},
-		"volume is missing":   {changed("/secret", nil), []string{"mount /secret", "none in the checkpoint", "a bind mount at /secret (ro)"}},
+		"queue is missing":    {changed("/dev/mqueue", nil), []string{"mount /dev/mqueue", "none in the checkpoint", "mqueue at /dev/mqueue"}},
 		"proc is missing":     {changed("/proc", nil), []string{"mount /proc"}},
 		"volume swapped":      {changed("/data", func(m *mnt.MntEntry) { m.ExtKey = proto.String("/secret") }), []string{"mount /data", "a bind mount of /secret"}},
 		"volume made up":      {changed("/data", func(m *mnt.MntEntry) { m.ExtKey = nil }), []string{"mount /data"}},

@@ -38,10 +38,10 @@ func (v *verifier) tmpfs(tree *mountTree) error {
 			return fmt.Errorf("CRIU images: the tmpfs at %.200q has device %d, which is none, or that of another: %w", m.GetMountpoint(), dev, errdefs.ErrInvalidArgument)
 		}
 		known[name] = true
-		var points []string
+		var points []point
 		for _, o := range tree.mounts {
 			if o.parent == m && o.kind > unexplained {
-				points = append(points, strings.TrimPrefix(o.GetMountpoint(), m.GetMountpoint()+"/"))
+				points = append(points, point{strings.TrimPrefix(o.GetMountpoint(), m.GetMountpoint()+"/"), o.added, o.dir})
 			}
 		}
 		data, err := v.repack(name, m.GetMountpoint(), points)
@@ -59,6 +59,12 @@ func (v *verifier) tmpfs(tree *mountTree) error {
 	return nil
 }
 
+// point is a mount point in a tmpfs. One that is added is made if there is nothing.
+type point struct {
+	path       string
+	added, dir bool
+}
+
 // archive is an archive that is written anew.
 type archive struct {
 	v        *verifier
@@ -71,7 +77,7 @@ type archive struct {
 
 // repack reads the archive of the tmpfs at a path strictly and returns what CRIU is to read.
 // points are the mount points in it.
-func (v *verifier) repack(name, at string, points []string) ([]byte, error) {
+func (v *verifier) repack(name, at string, points []point) ([]byte, error) {
 	malformed := func(why string) error {
 		return fmt.Errorf("CRIU image %.200q: the files of the tmpfs at %.200q: %s: %w", name, at, why, errdefs.ErrInvalidArgument)
 	}
@@ -118,8 +124,11 @@ func (v *verifier) repack(name, at string, points []string) ([]byte, error) {
 		}
 	}
 	for _, p := range points {
-		if why := a.point(p); why != "" {
-			return nil, malformed(fmt.Sprintf("mount point %.200q %s", path.Join(at, p), why))
+		if err := a.make(out, p); err != nil {
+			return nil, malformed(fmt.Sprintf("mount point %.200q cannot be made", p.path))
+		}
+		if why := a.point(p.path); why != "" {
+			return nil, malformed(fmt.Sprintf("mount point %.200q %s", path.Join(at, p.path), why))
 		}
 	}
 	if err := errors.Join(out.Close(), zipped.Close()); err != nil {
@@ -203,6 +212,31 @@ func (a *archive) grant(h *tar.Header) (*tar.Header, bool) {
 		clean.Mode, clean.Uid, clean.Gid = int64(may.mode), int(may.uid), int(may.gid)
 	}
 	return clean, true
+}
+
+// make adds what is missing of a mount point, as runc makes it in a new container.
+func (a *archive) make(out *tar.Writer, p point) error {
+	if !p.added {
+		return nil
+	}
+	for i := 1; i <= len(p.path); i++ {
+		if i < len(p.path) && p.path[i] != '/' {
+			continue
+		}
+		name := p.path[:i]
+		if _, ok := a.seen[name]; ok {
+			continue
+		}
+		h := &tar.Header{Typeflag: tar.TypeDir, Name: "./" + name + "/", Mode: 0o755}
+		if name == p.path && !p.dir {
+			h.Typeflag, h.Name = tar.TypeReg, "./"+name
+		}
+		a.seen[name] = h.Typeflag
+		if err := out.WriteHeader(h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // point says why something cannot be mounted at a path of the archive: a link could lead the mount elsewhere.

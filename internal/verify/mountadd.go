@@ -1,0 +1,88 @@
+package verify
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+)
+
+// missing deals with what the spec mounts and the checkpoint has not.
+func (v *verifier) missing(tree *mountTree, wanted map[string]*wantedMount) error {
+	var errs []error
+	for _, p := range slices.Sorted(maps.Keys(wanted)) {
+		w := wanted[p]
+		switch {
+		case w.found, tree.byPath[p] != nil && tree.byPath[p].kind <= unexplained: // refused with better words
+		case w.kind != volume:
+			v.refuse(Finding{Check: "mounts", Object: "mount " + p, Field: "mount point", Found: "none in the checkpoint", Allowed: w.String(),
+				Remedy: "mount only what was mounted when the checkpoint was taken"})
+		default:
+			if err := v.addMount(tree, p, w); err != nil {
+				errs = append(errs, fmt.Errorf("the pod mounts a volume at %.200q, which the checkpoint does not have and CRIU cannot add: %w", w.path, err))
+			}
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the checkpoint does not fit this pod: %s: %w", strings.ReplaceAll(errors.Join(errs...).Error(), "\n", "; "), errdefs.ErrFailedPrecondition)
+}
+
+// addMount puts a volume into the tree. runc makes mount points outside of tmpfs (criu_linux.go,
+// prepareCriuRestoreMounts).
+func (v *verifier) addMount(tree *mountTree, at string, w *wantedMount) error {
+	if at == "/" || tree.byPath[at] != nil {
+		return errors.New("there is another mount")
+	}
+	info, err := os.Stat(w.source)
+	if err != nil {
+		return fmt.Errorf("its source: %w", err)
+	}
+	up := tree.above(at)
+	if up.kind != rootMount && up.kind != volume && !up.isTmpfs() {
+		return fmt.Errorf("it would be in %s at %s", fstypeName(mnt.Fstype(up.GetFstype())), up.GetMountpoint())
+	}
+	if name, err := v.openBelow(at); err != nil {
+		return err
+	} else if name != "" {
+		return fmt.Errorf("a process has %.200q open, which it would hide", name)
+	}
+	tree.add(&mount{kind: volume, want: w, added: true, dir: info.IsDir(), MntEntry: &mnt.MntEntry{
+		Mountpoint: &at, Fstype: proto.Uint32(uint32(mnt.Fstype_UNSUPPORTED)), Root: proto.String("/"), RootDev: proto.Uint32(0),
+		Flags: proto.Uint32(unix.MS_RELATIME), Source: proto.String(""), Options: proto.String(""),
+	}})
+	tree.settle()
+	return nil
+}
+
+// openBelow returns the path of an open file at a path or below.
+func (v *verifier) openBelow(at string) (string, error) {
+	o := &openFiles{verifier: v}
+	if err := o.readFiles(); err != nil {
+		return "", err
+	}
+	for _, f := range o.files {
+		names := []string{f.GetReg().GetName()}
+		if s := f.GetUsk(); len(s.GetName()) > 0 && s.GetName()[0] != 0 {
+			names = append(names, path.Join("/", s.GetNameDir(), strings.TrimRight(string(s.GetName()), "\x00")))
+		}
+		for _, w := range f.GetIfy().GetWd() {
+			names = append(names, w.GetFHandle().GetPath())
+		}
+		for _, name := range names {
+			if name != "" && below(at, name) {
+				return name, nil
+			}
+		}
+	}
+	return "", nil
+}
