@@ -63,7 +63,7 @@ func honestSpec(t testing.TB) *specs.Spec {
 	return &spec
 }
 
-// verified is Images over these files.
+// verified is Images and Mounts over these files.
 func verified(t *testing.T, files map[string][]byte, spec *specs.Spec) (*Report, error) {
 	t.Helper()
 	dir := t.TempDir()
@@ -85,7 +85,16 @@ func verified(t *testing.T, files map[string][]byte, spec *specs.Spec) (*Report,
 		t.Fatal(err)
 	}
 	defer images.Close()
-	return Images(images, spec, Rules{})
+	report, err := Images(images, spec, Rules{})
+	if err != nil {
+		return report, err
+	}
+	mounts, err := Mounts(images, spec, t.TempDir())
+	report.Findings, report.Total = append(report.Findings, mounts.Findings...), report.Total+mounts.Total
+	for name, data := range mounts.Replaced {
+		report.replace(name, data)
+	}
+	return report, err
 }
 
 // TestHonestImages verifies what containerd and CRIU have made of an ordinary container: nothing is
@@ -139,7 +148,7 @@ func FuzzImages(f *testing.F) {
 		if report == nil {
 			t.Fatal("no report")
 		}
-		requireSays(t, err, errdefs.IsInvalidArgument)
+		requireSays(t, err, func(err error) bool { return errdefs.IsInvalidArgument(err) || errdefs.IsFailedPrecondition(err) })
 		requireSays(t, report.Err(), errdefs.IsPermissionDenied)
 		if err != nil || report.Err() != nil {
 			return
