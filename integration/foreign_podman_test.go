@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
@@ -95,6 +97,38 @@ func TestPodman(t *testing.T) {
 		requirePodmanContinues(t, pod.Run("restored", name))
 		pod.Remove()
 		n.RequireNoLeak(t, before)
+	})
+	t.Run("in a pod of the kubelet's", func(t *testing.T) {
+		n := n.In(t)
+		archive := podmanCheckpoint(t, p, n, network)
+		token := t.TempDir()
+		writeFile(t, filepath.Join(token, "token"), "a token")
+		pod := n.Pod(t)
+		c := pod.Run("restored", archive, append(kubeletMounts(t), harness.Mount(token, "/var/run/secrets/kubernetes.io/serviceaccount", true))...)
+		requirePodmanContinues(t, c)
+		c.Exec("sh", "-ec", `test "$(cat /var/run/secrets/kubernetes.io/serviceaccount/token)" = "a token"; echo x > /dev/termination-log`)
+	})
+	t.Run("profile", func(t *testing.T) {
+		n := n.In(t)
+		seccomp := func(kind runtime.SecurityProfile_ProfileType) harness.ContainerOpt {
+			return harness.Security(func(s *runtime.LinuxContainerSecurityContext) { s.Seccomp = &runtime.SecurityProfile{ProfileType: kind} })
+		}
+		archive := podmanCheckpoint(t, p, n, network)
+		pod := n.Pod(t)
+		// Podman's own profile allows more than containerd's.
+		_, err := pod.TryCreate("restored", archive, seccomp(runtime.SecurityProfile_RuntimeDefault))
+		requireRefused(t, err, codes.PermissionDenied, "seccomp filter", "mount allowed")
+		requirePodmanContinues(t, pod.Run("unconfined", archive, seccomp(runtime.SecurityProfile_Unconfined)))
+
+		ordinary := pod.Run("ordinary", n.Image(harness.Busybox), harness.Counting(), seccomp(runtime.SecurityProfile_RuntimeDefault))
+		profile, err := json.Marshal(specOf(t, ordinary).Linux.Seccomp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "profile.json")
+		writeFile(t, file, string(profile))
+		archive = podmanCheckpoint(t, p, n, append([]string{"--security-opt", "seccomp=" + file}, network...))
+		requirePodmanContinues(t, pod.Run("restored", archive, seccomp(runtime.SecurityProfile_RuntimeDefault)))
 	})
 	t.Run("volume", func(t *testing.T) {
 		n := n.In(t)
