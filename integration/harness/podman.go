@@ -224,3 +224,19 @@ func (p *Podman) WaitLog(id, text string) {
 		p.t.Fatalf("harness: the log of container %s has no %q: %q", id, text, log)
 	}
 }
+
+// Buildah runs buildah on Podman's storage.
+func (p *Podman) Buildah(args ...string) string {
+	p.t.Helper()
+	out, err := p.command("buildah", args...)
+	if err != nil {
+		p.t.Fatalf("harness: %v", err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// Push pushes an image of the storage, by its own name, to the node's registry.
+func (p *Podman) Push(name string) {
+	p.t.Helper()
+	p.Must("push", "--quiet", "--tls-verify=false", name)
+}

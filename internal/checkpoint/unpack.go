@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/containerd/errdefs"
@@ -29,7 +30,12 @@ import (
 // errdefs.ErrInvalidArgument for a malformed archive,
 // errdefs.ErrResourceExhausted for one beyond the limits or a full disk,
 // errdefs.ErrNotFound if there is no archive, and the context's error if it ends.
-func Unpack(ctx context.Context, archive string, dst string, l Limits) (retErr error) {
+func Unpack(ctx context.Context, archive string, dst string, l Limits) error {
+	return unpackOnly(ctx, archive, dst, l, nil)
+}
+
+// unpackOnly takes only these files, or all if there are none. All are looked at.
+func unpackOnly(ctx context.Context, archive string, dst string, l Limits, only []string) (retErr error) {
 	defer func() {
 		if retErr != nil {
 			retErr = fmt.Errorf("unpack checkpoint archive %s: %w", quote(archive), retErr)
@@ -59,7 +65,7 @@ func Unpack(ctx context.Context, archive string, dst string, l Limits) (retErr e
 		return err
 	}
 	defer s.Close()
-	u := unpacker{root: root, limits: l, seen: make(map[[sha256.Size]byte]struct{})}
+	u := unpacker{root: root, limits: l, only: only, seen: make(map[[sha256.Size]byte]struct{})}
 	if err := u.unpack(s); err != nil {
 		return s.explain(err)
 	}
@@ -150,6 +156,7 @@ func empty(root *os.Root) error {
 type unpacker struct {
 	root    *os.Root
 	limits  Limits
+	only    []string                       // the files that are written, nil for all
 	entries int                            // files and directories created
 	bytes   int64                          // sum of the entries' sizes
 	seen    map[[sha256.Size]byte]struct{} // hashes of clean names: names can be long
@@ -201,6 +208,9 @@ func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
 		return exceeds("the archive", "", u.limits.ArchiveBytes, "bytes", keyArchive)
 	}
 	u.bytes += hdr.Size
+	if u.only != nil && !slices.Contains(u.only, name) {
+		return nil
+	}
 	if err := u.mkdir(path.Dir(name)); err != nil {
 		return err
 	}

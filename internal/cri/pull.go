@@ -77,7 +77,7 @@ func (n *Node) baseOf(ctx context.Context, img *image.Image) (_ *checkpoint.Base
 	defer func() { undo.run(ctx) }()
 	undo.add("release lease", release)
 	undo.add("remove directories", func(ctx context.Context) error { return n.Restores.Remove(ctx, record) })
-	c, err := n.view(leased, img, record)
+	c, err := n.view(leased, img, record, checkpoint.UnpackMetadata)
 	if err != nil || c == nil {
 		return nil, err
 	}

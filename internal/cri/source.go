@@ -52,12 +52,16 @@ func (s *imageSource) admit() error {
 func (s *imageSource) open(ctx context.Context, p *pod, r *restore.Record) (*checkpoint.Checkpoint, error) {
 	r.ImageDigest = s.image.Target.Digest.String()
 	r.Snapshotter, r.SnapshotKey = p.snapshotter, restore.SnapshotKey(r.ID)
-	return s.node.view(ctx, s.image, r)
+	return s.node.view(ctx, s.image, r, checkpoint.Unpack)
 }
 
+// unpacker unpacks what is needed of an archive.
+type unpacker func(ctx context.Context, archive, dst string, l checkpoint.Limits) error
+
 // view mounts a view of the image and opens the checkpoint in it. It returns nil if
-// there is none, whatever the image's annotations say.
-func (n *Node) view(ctx context.Context, img *image.Image, r *restore.Record) (*checkpoint.Checkpoint, error) {
+// there is none, whatever the image's annotations say. An image that holds an archive in one piece is unpacked as the
+// archive would be.
+func (n *Node) view(ctx context.Context, img *image.Image, r *restore.Record, unpack unpacker) (*checkpoint.Checkpoint, error) {
 	if err := n.Restores.Dirs.Make(r.ID); err != nil {
 		return nil, err
 	}
@@ -74,8 +78,34 @@ func (n *Node) view(ctx context.Context, img *image.Image, r *restore.Record) (*
 		return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)
 	}
 	if !found {
+		archive, err := checkpoint.Nested(dir)
+		if err != nil {
+			return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)
+		}
+		if archive != "" {
+			return n.unpackNested(ctx, archive, r, unpack)
+		}
 		log.G(ctx).WithField("image", r.Image).Warn("image has the annotations of a checkpoint but holds none, taking it for an ordinary image")
 		return nil, nil
+	}
+	c, err := checkpoint.Open(dir, n.Limits)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)
+	}
+	return c, nil
+}
+
+// unpackNested opens the checkpoint in an archive that an image holds. The view of the image is not needed any longer then.
+func (n *Node) unpackNested(ctx context.Context, archive string, r *restore.Record, unpack unpacker) (*checkpoint.Checkpoint, error) {
+	dir := n.Restores.Dirs.Archive(r.ID)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)
+	}
+	if err := unpack(ctx, archive, dir, n.Limits); err != nil {
+		return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)
+	}
+	if err := n.Restores.ReleaseView(ctx, r); err != nil {
+		return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)
 	}
 	c, err := checkpoint.Open(dir, n.Limits)
 	if err != nil {

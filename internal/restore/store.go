@@ -160,6 +160,18 @@ func (s *Store) Remove(ctx context.Context, r *Record) error {
 	return errors.Join(s.Dirs.Remove(r.ID), s.removeView(ctx, r))
 }
 
+// ReleaseView gives the view of a checkpoint image back. The record has none then.
+func (s *Store) ReleaseView(ctx context.Context, r *Record) error {
+	if err := detachBelow(s.Dirs.View(r.ID)); err != nil {
+		return err
+	}
+	if err := s.removeView(ctx, r); err != nil {
+		return err
+	}
+	r.Snapshotter, r.SnapshotKey = "", ""
+	return nil
+}
+
 func (s *Store) removeView(ctx context.Context, r *Record) error {
 	if r.SnapshotKey == "" {
 		return nil
