@@ -12,6 +12,11 @@ func (containerdFormat) engine() Engine { return EngineContainerd }
 
 func (containerdFormat) took(*specs.Spec) bool { return true }
 
+// annotations: checkpointctl writes them, and containerd 2.1 to 2.3 look for the one (checkpointctl: lib/annotations.go).
+func (containerdFormat) annotations() Annotations {
+	return Annotations{Prefix: "org.criu.checkpoint.", Deciding: []string{"container.name"}}
+}
+
 // base reads rootfsImageRef: the image reference of the CRI container status, a
 // name with a digest, or the image ID for an image without a name.
 func (containerdFormat) base(c *config, _ *specs.Spec) (BaseImage, error) {

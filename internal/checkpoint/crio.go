@@ -16,6 +16,13 @@ const (
 // (internal/lib/checkpoint.go, checked with 1.36.3).
 type crioFormat struct{}
 
+func init() { register(crioFormat{}) }
+
+// annotations: cri-o pkg/annotations. CRI-O looks for the name only.
+func (crioFormat) annotations() Annotations {
+	return Annotations{Prefix: "io.kubernetes.cri-o.annotations.checkpoint.", Deciding: []string{"name"}}
+}
+
 func (crioFormat) engine() Engine { return EngineCRIO }
 
 func (crioFormat) took(spec *specs.Spec) bool { return spec.Annotations[managerAnnotation] == "cri-o" }

@@ -31,10 +31,10 @@ type config struct {
 	RawImageName  string `json:"RawImageName,omitempty"`
 }
 
-// format is what differs between the engines' checkpoints.
+// format is what differs between the engines' checkpoints. Each is in a file of its own, which registers it.
 type format interface {
 	engine() Engine
-	// took reports whether the engine took the checkpoint with this spec.dump.
+	// took reports whether the engine took the checkpoint with this spec.dump. No two engines say so of one.
 	took(spec *specs.Spec) bool
 	// base reads the base image. The error is of class errdefs.ErrInvalidArgument.
 	base(c *config, spec *specs.Spec) (BaseImage, error)
@@ -44,11 +44,23 @@ type format interface {
 	whiteouts() bool
 	// mounts are the paths of the engine's own mounts, see [Metadata.EngineMounts].
 	mounts() []string
+	// annotations are those of images that the engine, or who packs its checkpoints, makes.
+	annotations() Annotations
 }
 
-// formats in order of recognition. containerd takes what no other recognises,
+// Annotations of a checkpoint image.
+type Annotations struct {
+	// Prefix is that of all of them.
+	Prefix string
+	// Deciding are those, without the prefix, of which each makes an image a checkpoint image, whatever its value.
+	Deciding []string
+}
+
+// formats are those that can be told by spec.dump. containerd takes what no other recognises,
 // because its spec.dump does not name it; so does checkpointctl.
-var formats = []format{crioFormat{}, podmanFormat{}, containerdFormat{}}
+var formats []format
+
+func register(f format) { formats = append(formats, f) }
 
 func formatOf(spec *specs.Spec) format {
 	for _, f := range formats {
@@ -57,4 +69,13 @@ func formatOf(spec *specs.Spec) format {
 		}
 	}
 	return containerdFormat{}
+}
+
+// ImageAnnotations returns those of all engines.
+func ImageAnnotations() []Annotations {
+	all := []Annotations{containerdFormat{}.annotations()}
+	for _, f := range formats {
+		all = append(all, f.annotations())
+	}
+	return all
 }

@@ -10,6 +10,13 @@ import (
 // the checkpoint was taken.
 type podmanFormat struct{}
 
+func init() { register(podmanFormat{}) }
+
+// annotations: podman pkg/criu and cmd/podman/utils. Podman looks for the runtime's name.
+func (podmanFormat) annotations() Annotations {
+	return Annotations{Prefix: "io.podman.annotations.checkpoint.", Deciding: []string{"name", "runtime.name"}}
+}
+
 func (podmanFormat) engine() Engine { return EnginePodman }
 
 func (podmanFormat) took(spec *specs.Spec) bool {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -13,25 +14,16 @@ import (
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 )
 
-// The annotations that make an image a checkpoint image, whatever their value.
-// CRI-O and Podman write their own; checkpointctl, containerd and this project
-// write the first.
-const (
-	annotationCRIU      = metadata.CheckpointAnnotationName
-	annotationCRIO      = prefixCRIO + "name"
-	annotationPodman    = prefixPodman + "name"
-	annotationPodmanOCI = prefixPodman + "runtime.name"
+// makers are those of checkpoint images.
+var makers = checkpoint.ImageAnnotations()
 
-	prefixCRIU   = "org.criu.checkpoint."
-	prefixCRIO   = "io.kubernetes.cri-o.annotations.checkpoint."
-	prefixPodman = "io.podman.annotations.checkpoint."
-)
-
-// isCheckpoint reports whether one of the deciding annotations is present.
+// isCheckpoint reports whether one of the deciding annotations is present, whatever its value.
 func isCheckpoint(annotations map[string]string) bool {
-	for _, key := range []string{annotationCRIU, annotationCRIO, annotationPodman, annotationPodmanOCI} {
-		if _, ok := annotations[key]; ok {
-			return true
+	for _, maker := range makers {
+		for _, key := range maker.Deciding {
+			if _, ok := annotations[maker.Prefix+key]; ok {
+				return true
+			}
 		}
 	}
 	return false
@@ -41,7 +33,7 @@ func isCheckpoint(annotations map[string]string) bool {
 // checkpoint, and returns it.
 func merge(dst, src map[string]string) map[string]string {
 	for key, value := range src {
-		if !strings.HasPrefix(key, prefixCRIU) && !strings.HasPrefix(key, prefixCRIO) && !strings.HasPrefix(key, prefixPodman) {
+		if !slices.ContainsFunc(makers, func(m checkpoint.Annotations) bool { return strings.HasPrefix(key, m.Prefix) }) {
 			continue
 		}
 		if dst == nil {
@@ -91,8 +83,8 @@ func annotationsOf(m *checkpoint.Metadata, platform ocispec.Platform) map[string
 		}
 	}
 	maps.DeleteFunc(all, func(_, value string) bool { return value == "" })
-	if _, ok := all[annotationCRIU]; !ok {
-		all[annotationCRIU] = m.Name // not of a pod; even if empty, it makes the image a checkpoint image
+	if _, ok := all[metadata.CheckpointAnnotationName]; !ok {
+		all[metadata.CheckpointAnnotationName] = m.Name // not of a pod; even if empty, it makes the image a checkpoint image
 	}
 	return all
 }

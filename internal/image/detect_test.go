@@ -14,6 +14,14 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// The annotations that make an image a checkpoint image.
+const (
+	annotationCRIU      = "org.criu.checkpoint.container.name"
+	annotationCRIO      = "io.kubernetes.cri-o.annotations.checkpoint.name"
+	annotationPodman    = "io.podman.annotations.checkpoint.name"
+	annotationPodmanOCI = "io.podman.annotations.checkpoint.runtime.name"
+)
+
 var checkpointed = map[string]string{annotationCRIU: "counter"}
 
 func TestDetectWhereTheAnnotationIs(t *testing.T) {
