@@ -46,7 +46,11 @@ func decorate(ic *plugin.InitContext, inner hook.CRIServices) (hook.CRIServices,
 		inner.Runtime = cri.Refuse(client, inner.Runtime, inner.Images, err)
 		return inner, nil
 	}
-	r, i := cri.New(node.(*cri.Node), inner.Runtime, inner.Images)
+	n := node.(*cri.Node)
+	if n.RegistryDirs, err = hook.RegistryDirs(ic); err != nil {
+		return inner, err
+	}
+	r, i := cri.New(n, inner.Runtime, inner.Images)
 	return hook.CRIServices{Runtime: r, Images: i}, nil
 }
 

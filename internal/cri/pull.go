@@ -53,7 +53,7 @@ func (s *Images) pullBase(ctx context.Context, r *runtime.PullImageRequest, img 
 	}
 	_, err = s.bases.Ensure(ctx, image.Request{
 		Base:           *base,
-		Auth:           image.Credentials(r.GetAuth(), r.GetImage().GetImage(), base.Reference),
+		Auth:           image.Credentials(r.GetAuth(), r.GetImage().GetImage(), *base),
 		SandboxConfig:  r.GetSandboxConfig(),
 		RuntimeHandler: r.GetImage().GetRuntimeHandler(),
 	})

@@ -39,6 +39,8 @@ type Node struct {
 	PullTimeout time.Duration
 	// NeverPull makes restores do with the base images that the node has.
 	NeverPull bool
+	// RegistryDirs returns the directories with the node's registry configuration, separated as in PATH.
+	RegistryDirs func() string
 	// Audit makes verification log and count what it would refuse.
 	Audit bool
 }
@@ -71,7 +73,7 @@ func New(n *Node, r runtime.RuntimeServiceServer, i runtime.ImageServiceServer) 
 		detector = image.NewDetector(i, n.Client.ImageService(), n.Client.ContentStore())
 		bases    = image.NewBases(i, n.Client.ContentStore(), n.PullTimeout)
 	)
-	bases.NeverPull, bases.Admit = n.NeverPull, n.Policy.BaseImage
+	bases.NeverPull, bases.Admit, bases.HostDirs = n.NeverPull, n.Policy.BaseImage, n.RegistryDirs
 	return &Runtime{RuntimeServiceServer: r, node: n, detector: detector, bases: bases},
 		&Images{ImageServiceServer: i, node: n, detector: detector, bases: bases}
 }

@@ -34,6 +34,9 @@ type Bases struct {
 	// the names by which the node knows it, or the reference by which it would be pulled. Nil admits all. It is
 	// set before the first use.
 	Admit func(called string, names ...string) error
+	// HostDirs returns the directories with the node's registry configuration (hosts.toml), separated as in PATH. Nil:
+	// what a tag means is not asked. It is set before the first use.
+	HostDirs func() string
 
 	inner    ImageService
 	provider content.Provider
@@ -94,8 +97,16 @@ func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
+	want := ""
 	if ref.bareID {
-		return b.byID(ctx, ref, r.Base.Name)
+		base, err := b.byID(ctx, ref)
+		if !errdefs.IsNotFound(err) {
+			return base, err
+		}
+		want = ref.text
+		if ref, err = b.byName(ctx, ref, r); err != nil {
+			return nil, err
+		}
 	}
 	id, err := b.local(ctx, ref)
 	if errdefs.IsNotFound(err) && b.Admit != nil {
@@ -104,8 +115,7 @@ func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 		}
 	}
 	if errdefs.IsNotFound(err) && b.NeverPull {
-		return nil, fmt.Errorf("base image %s is not on this node, and pull_base_images = false: pull it before the checkpoint is restored: %w",
-			ref.text, errdefs.ErrFailedPrecondition)
+		return nil, neverPulled(ref.text)
 	}
 	if errdefs.IsNotFound(err) {
 		id, err = b.pull(ctx, ref, r)
@@ -113,10 +123,26 @@ func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
+	if want != "" && id != want {
+		return nil, fmt.Errorf("base image %s is image %s, not %s; check the registry and its mirrors: %w", ref.text, id, want, errdefs.ErrFailedPrecondition)
+	}
 	if err := b.admit(ctx, ref, id); err != nil {
 		return nil, err
 	}
 	return &Base{ID: id, Reference: ref.text, Digest: ref.digest}, nil
+}
+
+func neverPulled(ref string) error {
+	return fmt.Errorf("base image %s is not on this node, and pull_base_images = false: pull it before the checkpoint is restored: %w",
+		ref, errdefs.ErrFailedPrecondition)
+}
+
+// unknownID is the error for an image of which nothing but the ID is known. It is not errdefs.ErrNotFound: the checkpoint
+// image was found, and the caller's request becomes right once the node has been prepared.
+func unknownID(ref baseReference, name string) error {
+	return fmt.Errorf("base image %s (%q) is not on this node, and the checkpoint names it only by ID, which no registry can be asked for; "+
+		"pull %q on this node so that its ID is that one, or checkpoint a container whose image was pulled from a registry: %w",
+		ref.text, name, name, errdefs.ErrFailedPrecondition)
 }
 
 // admit asks by the names that the node has for the image: what the checkpoint calls it is a stranger's word,
@@ -132,18 +158,14 @@ func (b *Bases) admit(ctx context.Context, ref baseReference, id string) error {
 	return b.Admit(ref.text, append(slices.Concat(img.GetRepoTags(), img.GetRepoDigests()), id)...)
 }
 
-// byID finds the image whose config has the digest.
-func (b *Bases) byID(ctx context.Context, ref baseReference, name string) (*Base, error) {
+// byID finds the image whose config has the digest. The error is of class errdefs.ErrNotFound if the node has it not.
+func (b *Bases) byID(ctx context.Context, ref baseReference) (*Base, error) {
 	img, err := imageStatus(ctx, b.inner, ref.text)
 	if err != nil {
 		return nil, fmt.Errorf("look up base image %s: %w", ref.text, err)
 	}
 	if img.GetId() != ref.text {
-		// Not errdefs.ErrNotFound: the checkpoint image was found, and the
-		// caller's request becomes right once the node has been prepared.
-		return nil, fmt.Errorf("base image %s (%q) is not on this node, and the checkpoint names it only by ID, which no registry can be asked for; "+
-			"pull %q on this node so that its ID is that one, or checkpoint a container whose image was pulled from a registry: %w",
-			ref.text, name, name, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("base image %s: %w", ref.text, errdefs.ErrNotFound)
 	}
 	if err := b.admit(ctx, ref, img.GetId()); err != nil {
 		return nil, err

@@ -337,11 +337,18 @@ func TestCredentials(t *testing.T) {
 		{"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "busybox", false},
 		{"", "", false},
 	} {
-		if got := Credentials(auth, c.image, c.base) != nil; got != c.want {
+		if got := Credentials(auth, c.image, checkpoint.BaseImage{Reference: c.base}) != nil; got != c.want {
 			t.Errorf("Credentials(%q, %q): %v", c.image, c.base, got)
 		}
 	}
-	if Credentials(nil, "busybox", "busybox") != nil {
+	// Podman's checkpoints have an ID, and a name by which is asked.
+	const id = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	for name, want := range map[string]bool{"registry.example/b:1": true, "registry.evil/b:1": false, "": false} {
+		if got := Credentials(auth, "registry.example/a:1", checkpoint.BaseImage{Name: name, Reference: id}) != nil; got != want {
+			t.Errorf("Credentials for %q: %v", name, got)
+		}
+	}
+	if Credentials(nil, "busybox", checkpoint.BaseImage{Reference: "busybox"}) != nil {
 		t.Error("credentials out of nothing")
 	}
 }

@@ -35,8 +35,12 @@ func registryHost(ref string) string {
 // be shown to the registry of the base image too: if that is the same host. The
 // reference of the base image comes from the checkpoint, that is, from a
 // stranger, and would otherwise send the credentials where it likes.
-func Credentials(auth *runtime.AuthConfig, imageRef, baseRef string) *runtime.AuthConfig {
-	if auth == nil || !SameRegistry(imageRef, baseRef) {
+func Credentials(auth *runtime.AuthConfig, imageRef string, base checkpoint.BaseImage) *runtime.AuthConfig {
+	ref := base.Reference
+	if registryHost(ref) == "" {
+		ref = base.Name // by which it is asked for
+	}
+	if auth == nil || !SameRegistry(imageRef, ref) {
 		return nil
 	}
 	return auth
