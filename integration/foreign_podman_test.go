@@ -111,7 +111,9 @@ func TestPodman(t *testing.T) {
 	t.Run("profile", func(t *testing.T) {
 		n := n.In(t)
 		seccomp := func(kind runtime.SecurityProfile_ProfileType) harness.ContainerOpt {
-			return harness.Security(func(s *runtime.LinuxContainerSecurityContext) { s.Seccomp = &runtime.SecurityProfile{ProfileType: kind} })
+			return harness.Security(func(s *runtime.LinuxContainerSecurityContext) {
+				s.Seccomp = &runtime.SecurityProfile{ProfileType: kind}
+			})
 		}
 		archive := podmanCheckpoint(t, p, n, network)
 		pod := n.Pod(t)

@@ -36,7 +36,9 @@ func TestImageMakers(t *testing.T) {
 			p.Checkpointctl("build", archive, name)
 			p.Push(name)
 		},
-		"buildah": func(t *testing.T, p *harness.Podman, name string) { buildahImage(t, p, name, "add", archive, "/", crio) },
+		"buildah": func(t *testing.T, p *harness.Podman, name string) {
+			buildahImage(t, p, name, "add", archive, "/", crio)
+		},
 		"archive in one piece": func(t *testing.T, p *harness.Podman, name string) {
 			buildahImage(t, p, name, "copy", archive, "/checkpoint.tar", criu)
 		},

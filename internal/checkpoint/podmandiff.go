@@ -85,7 +85,7 @@ func plainDiff(out *tar.Writer, diff *Diff) (deleted []string, err error) {
 		if err := out.WriteHeader(h); err != nil {
 			return nil, err
 		}
-		if _, err := io.Copy(out, r); err != nil {
+		if _, err := io.CopyN(out, r, h.Size); err != nil {
 			return nil, diff.Explain(err)
 		}
 	}

@@ -127,7 +127,7 @@ func TestEnsureByName(t *testing.T) {
 		"credentials":    {push: func(r *tagRegistry) { r.user = "me"; r.push("a/base:1", img) }, auth: &runtime.AuthConfig{Username: "me", Password: "x"}},
 		"no credentials": {push: func(r *tagRegistry) { r.user = "me"; r.push("a/base:1", img) }, is: errdefs.IsUnauthorized, says: "no credentials of a pull secret"},
 		"moved tag":      {push: func(r *tagRegistry) { r.push("a/base:1", other) }, is: errdefs.IsFailedPrecondition, says: "is another one now"},
-		"no such tag":    {push: func(r *tagRegistry) {}, is: errdefs.IsNotFound, says: "a/base:1"},
+		"no such tag":    {push: func(*tagRegistry) {}, is: errdefs.IsNotFound, says: "a/base:1"},
 		"never pull":     {push: func(r *tagRegistry) { r.push("a/base:1", img) }, set: func(b *Bases) { b.NeverPull = true }, is: errdefs.IsFailedPrecondition, says: "pull_base_images = false", quiet: true},
 		"not admitted": {push: func(r *tagRegistry) { r.push("a/base:1", img) }, set: func(b *Bases) {
 			b.Admit = func(string, ...string) error { return errdefs.ErrPermissionDenied }
