@@ -51,6 +51,11 @@ func (v *verifier) addMount(tree *mountTree, at string, w *wantedMount) error {
 	if up.kind != rootMount && up.kind != volume && !up.isTmpfs() {
 		return fmt.Errorf("it would be in %s at %s", fstypeName(mnt.Fstype(up.GetFstype())), up.GetMountpoint())
 	}
+	if up.kind == volume {
+		if err := noLinkBelow(up, at); err != nil {
+			return err
+		}
+	}
 	if name, err := v.openBelow(at); err != nil {
 		return err
 	} else if name != "" {
@@ -61,6 +66,19 @@ func (v *verifier) addMount(tree *mountTree, at string, w *wantedMount) error {
 		Flags: proto.Uint32(unix.MS_RELATIME), Source: proto.String(""), Options: proto.String(""),
 	}})
 	tree.settle()
+	return nil
+}
+
+// noLinkBelow refuses a mount point in a volume to which a link in the volume leads: CRIU would follow it.
+func noLinkBelow(up *mount, at string) error {
+	dir, err := os.OpenRoot(up.want.source)
+	if err != nil {
+		return fmt.Errorf("the volume at %s: %w", up.GetMountpoint(), err)
+	}
+	defer dir.Close()
+	if end, link, _ := walk(map[string]linkTree{"/": noLinks{}, up.GetMountpoint(): hostDir{dir}}, at, false); link {
+		return fmt.Errorf("the path leads through the link %s of another volume", end)
+	}
 	return nil
 }
 

@@ -327,6 +327,11 @@ func TestMountsAdded(t *testing.T) {
 	}
 	with := func(dst, source string, options ...string) *specs.Spec {
 		s := mountsSpec()
+		for i, m := range s.Mounts {
+			if m.Destination == "/data/" || m.Destination == "/dev/shm" {
+				s.Mounts[i].Source = dir
+			}
+		}
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: dst, Type: "bind", Source: source, Options: append([]string{"rbind"}, options...)})
 		return s
 	}
@@ -379,7 +384,16 @@ func TestMountsAdded(t *testing.T) {
 			t.Errorf("%s: got %v, want one that says %q", dst, err, c.says)
 		}
 	}
-	// A link in the tmpfs would lead the mount elsewhere.
+	// So would a link in a volume, or the tmpfs, lead it elsewhere.
+	if err := os.Symlink("/etc", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for dst, says := range map[string]string{"/data/link": "link /data/link", "/data/link/x": "link /data/link", "/data/sub/x": ""} {
+		_, _, err := checkMounts(t, addedFiles(), with(dst, file, "rw"))
+		if (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: got %v, want one that says %q", dst, err, says)
+		}
+	}
 	_, _, err := checkMounts(t, merged(addedFiles(), devImages(criutest.Link("./deep", "/etc"))), with("/dev/deep/er", dir, "rw"))
 	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "not in a directory") {
 		t.Errorf("through a link: %v", err)
