@@ -85,6 +85,9 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
 	}
 	describe(record, &c.Metadata, base)
+	if record.Lazy, err = s.node.lazily(asked.Lazy, c.ImagesDir()); err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
+	}
 	resp, err := s.RuntimeServiceServer.CreateContainer(ctx, rewrite(r, &c.Metadata, base, record))
 	if err != nil {
 		return nil, err

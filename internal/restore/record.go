@@ -62,6 +62,13 @@ type Record struct {
 	// TCP says what becomes of TCP connections that were established: nothing
 	// ("refuse", or empty), "close" or "restore".
 	TCP string `json:"tcp,omitempty"`
+	// Lazy is set when the memory may arrive after the processes run, where the node can do that.
+	Lazy bool `json:"lazy,omitempty"`
+	// Draining is set while processes run whose memory is still arriving: view, archive and work directory are
+	// in use by the page server.
+	Draining bool `json:"draining,omitempty"`
+	// PagesLost says why memory of a lazy restore never arrived, for which the container was killed.
+	PagesLost string `json:"pagesLost,omitempty"`
 	// Ended is set when the restore was tried, well or not: what it needed is no
 	// longer there.
 	Ended bool `json:"ended,omitempty"`

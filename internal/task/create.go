@@ -47,7 +47,7 @@ func (t *Tasks) Create(ctx context.Context, r *api.CreateTaskRequest, opts ...gr
 	} else {
 		err = cerr
 	}
-	if !rec.Ended && !errdefs.IsAlreadyExists(errgrpc.ToNative(err)) {
+	if !rec.Ended && !rec.Draining && !errdefs.IsAlreadyExists(errgrpc.ToNative(err)) {
 		// To the CRI plugin the container has exited, there will be no other try.
 		b.end(ctx, r.ContainerID)
 	}

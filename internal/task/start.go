@@ -39,7 +39,7 @@ func (t *Tasks) Start(ctx context.Context, r *api.StartRequest, opts ...grpc.Cal
 		return t.TasksClient.Start(ctx, r, opts...)
 	}
 	_, rec, err := b.restores.Get(ctx, r.ContainerID)
-	if err != nil || rec.Ended {
+	if err != nil || rec.Ended || rec.Draining {
 		// Without a record it is an ordinary container, or one that the inner service knows to refuse. So it
 		// does a second start of a restored one, whose failure must not take back the first.
 		return t.TasksClient.Start(ctx, r, opts...)
@@ -52,16 +52,26 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 	ctx, span := tracing.StartSpan(ctx, "cri.restore.start", tracing.WithAttribute("checkpoint", rec.Image), tracing.WithAttribute("container.id", r.ContainerID))
 	defer func() { span.SetStatus(retErr); span.End() }()
 	began := time.Now()
+	server := b.serve(ctx, r.ContainerID, rec)
 	resp, err := t.startOrKill(ctx, r, opts...)
 	starts.WithValues(status.Code(err).String()).UpdateSince(began)
 	if err != nil {
 		err = t.failed(ctx, b, r.ContainerID, rec, err)
-	} else {
-		b.cgroups.watch(ctx, r.ContainerID, resp.GetPid())
-		log.G(ctx).WithField("container", r.ContainerID).WithField("checkpoint", rec.Image).Info("restored container from checkpoint")
+		if server != nil {
+			server.Close()
+		}
+		b.end(ctx, r.ContainerID)
+		return nil, err
 	}
-	b.end(ctx, r.ContainerID)
-	return resp, err
+	b.cgroups.watch(ctx, r.ContainerID, resp.GetPid())
+	log.G(ctx).WithField("container", r.ContainerID).WithField("checkpoint", rec.Image).WithField("lazy", server != nil).
+		Info("restored container from checkpoint")
+	if server == nil {
+		b.end(ctx, r.ContainerID)
+		return resp, nil
+	}
+	b.drain(ctx, r.ContainerID, resp.GetPid(), server)
+	return resp, nil
 }
 
 // startOrKill starts the task and returns when the shim has an answer. When the

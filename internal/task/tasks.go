@@ -107,6 +107,9 @@ func (t *Tasks) Delete(ctx context.Context, r *api.DeleteTaskRequest, opts ...gr
 		return t.TasksClient.Delete(ctx, r, opts...)
 	}
 	if _, rec, err := b.restores.Get(ctx, r.ContainerID); err == nil {
+		if err := t.stopServer(ctx, b, r.ContainerID, rec); err != nil {
+			return nil, errgrpc.ToGRPC(err)
+		}
 		if err := b.restores.Detach(r.ContainerID, rec); err != nil {
 			return nil, errgrpc.ToGRPC(fmt.Errorf("task of container %s is not deleted, because what is mounted below its directories "+
 				"would be deleted as well: unmount it and try again: %w", r.ContainerID, err))
