@@ -16,6 +16,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/restore"
 	"github.com/cri-restore/cri-restore/internal/verify"
 )
@@ -51,10 +52,13 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err != nil {
 		return nil, err
 	}
-	if err := verify.Compare(&c.Metadata, spec, r.GetConfig().GetStdin()); err != nil {
-		return nil, err
-	}
-	if err := s.node.verify(ctx, id, c.ImagesDir(), spec, record); err != nil {
+	err = record.Times.Do(ctx, phase.Verify, func(ctx context.Context) error {
+		if err := verify.Compare(&c.Metadata, spec, r.GetConfig().GetStdin()); err != nil {
+			return err
+		}
+		return s.node.verify(ctx, id, c.ImagesDir(), spec, record)
+	})
+	if err != nil {
 		return nil, err
 	}
 	mounts, err := s.node.Client.SnapshotService(container.Snapshotter).Mounts(ctx, container.SnapshotKey)
@@ -62,16 +66,25 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, fmt.Errorf("snapshot of container %s: %w", id, err)
 	}
 	rootfs := s.node.Restores.Dirs.Rootfs(record.ID)
-	if err := restore.ApplyRootfs(ctx, c, mounts, rootfs, s.node.Limits); err != nil {
-		return nil, err
-	}
-	err = restore.InspectRootfs(mounts, rootfs, func(root string) error {
-		return s.node.verifyFiles(ctx, id, c.ImagesDir(), spec, root, record)
+	err = record.Times.Do(ctx, phase.Materialise, func(ctx context.Context) error {
+		return restore.ApplyRootfs(ctx, c, mounts, rootfs, s.node.Limits)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return restore.CopyLog(ctx, c, logPath(r))
+	err = record.Times.Do(ctx, phase.Verify, func(ctx context.Context) error {
+		return restore.InspectRootfs(mounts, rootfs, func(root string) error {
+			return s.node.verifyFiles(ctx, id, c.ImagesDir(), spec, root, record)
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = record.Times.Do(ctx, phase.Materialise, func(ctx context.Context) (err error) {
+		undoLog, err = restore.CopyLog(ctx, c, logPath(r))
+		return err
+	})
+	return undoLog, err
 }
 
 // logPath is where containerd will log (containerd: internal/cri/server/container_create.go).

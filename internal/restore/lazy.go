@@ -100,6 +100,11 @@ func (s *Store) update(ctx context.Context, id string, change func(*Record)) err
 	return nil
 }
 
+// Stats are CRIU's own numbers of a restore that has just been done.
+func (s *Store) Stats(r *Record) (*criu.RestoreStats, error) {
+	return criu.ReadRestoreStats(s.Dirs.Work(r.ID))
+}
+
 // Server returns the page server of a restore, with an error of class errdefs.ErrNotFound if none runs.
 func (s *Store) Server(r *Record) (*pageserver.Server, error) {
 	return pageserver.Find(s.Dirs.Work(r.ID))

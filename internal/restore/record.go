@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/google/uuid"
+
+	"github.com/cri-restore/cri-restore/internal/phase"
 )
 
 const (
@@ -69,6 +71,8 @@ type Record struct {
 	Draining bool `json:"draining,omitempty"`
 	// PagesLost says why memory of a lazy restore never arrived, for which the container was killed.
 	PagesLost string `json:"pagesLost,omitempty"`
+	// Times are the times of the creation's parts, for the log of the start.
+	Times phase.Times `json:"times,omitempty"`
 	// Ended is set when the restore was tried, well or not: what it needed is no
 	// longer there.
 	Ended bool `json:"ended,omitempty"`

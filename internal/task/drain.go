@@ -14,12 +14,20 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/cri-restore/cri-restore/internal/pageserver"
+	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // serve starts the page server of a lazy restore. Where it does not start the restore is eager: nil.
 func (b *binding) serve(ctx context.Context, id string, rec *restore.Record) *pageserver.Server {
-	server, err := b.restores.Serve(ctx, id, rec)
+	if !rec.Lazy {
+		return nil
+	}
+	var server *pageserver.Server
+	err := rec.Times.Do(ctx, phase.Serve, func(ctx context.Context) (err error) {
+		server, err = b.restores.Serve(ctx, id, rec)
+		return err
+	})
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("container", id).Warn("no page server, all memory is restored before the container runs")
 	}
@@ -29,18 +37,13 @@ func (b *binding) serve(ctx context.Context, id string, rec *restore.Record) *pa
 // drain sees to it that a container whose processes run gets its memory, and releases what that needs
 // afterwards. It returns at once. Whatever goes wrong here with the book-keeping, the supervisor of the page server
 // does its work, and the next start of containerd finds it.
-func (b *binding) drain(ctx context.Context, id string, pid uint32, server *pageserver.Server) {
+func (b *binding) drain(ctx context.Context, id string, rec *restore.Record, pid uint32, server *pageserver.Server) {
 	ctx = context.WithoutCancel(ctx)
 	l := log.G(ctx).WithField("container", id)
 	if err := b.restores.Drain(ctx, id); err != nil {
 		l.WithError(err).Warn("failed to record a lazy restore")
 	}
-	_, rec, err := b.restores.Get(ctx, id)
-	if err != nil {
-		l.WithError(err).Warn("failed to look after a lazy restore, the next start of containerd will")
-		server.Close()
-		return
-	}
+	rec.Draining = true
 	if err := b.restores.Served(rec); err != nil {
 		l.WithError(err).Warn("the container cannot be checkpointed: its CRIU configuration asks for a page server")
 	}
@@ -98,10 +101,10 @@ func (b *binding) settle(ctx context.Context, id string, rec *restore.Record, se
 			l.WithError(err).Warn("failed to record why a container was killed")
 		}
 	} else {
-		l.Info("all memory of a lazily restored container has arrived")
 		if !began.IsZero() {
-			observe("drain", ended.Sub(began))
+			rec.Times.Add(phase.Drain, ended.Sub(began))
 		}
+		l.WithField("times", rec.Times.String()).Info("all memory of a lazily restored container has arrived")
 	}
 	b.end(ctx, id)
 }

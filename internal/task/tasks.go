@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	api "github.com/containerd/containerd/api/services/tasks/v1"
@@ -38,8 +39,10 @@ type guard struct {
 // binding is what restores need. containerd makes its task service before the
 // plugin that restores, which therefore binds itself later.
 type binding struct {
-	restores  *restore.Store
-	cgroups   *cgroups
+	restores *restore.Store
+	cgroups  *cgroups
+	// prepared is how long the preparation of a task took, by container ID, for the log of its start.
+	prepared  sync.Map
 	namespace string
 }
 
@@ -115,6 +118,7 @@ func (t *Tasks) Delete(ctx context.Context, r *api.DeleteTaskRequest, opts ...gr
 				"would be deleted as well: unmount it and try again: %w", r.ContainerID, err))
 		}
 	}
+	b.prepared.Delete(r.ContainerID)
 	resp, err := t.TasksClient.Delete(ctx, r, opts...)
 	if err == nil || errdefs.IsNotFound(errgrpc.ToNative(err)) {
 		// Not of one that runs on.
