@@ -49,7 +49,8 @@ func (s *supervisor) start(notify *os.File) error {
 	s.criu = exec.Command(s.CRIU, "lazy-pages", "--no-default-config", "-D", s.Images, "-W", s.Work, "-o", LogFile, "--status-fd", "3")
 	s.criu.Dir = "/"
 	s.criu.ExtraFiles = []*os.File{w}
-	s.criu.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	// In a group of its own: a signal to the supervisor's would end both at once.
+	s.criu.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Setpgid: true}
 	err = s.criu.Start()
 	w.Close()
 	if err != nil {
