@@ -43,8 +43,11 @@ type Config struct {
 	// TCPConnections is what becomes of TCP connections that were established: "refuse" the
 	// checkpoint, "close" them, or "restore" them with their addresses. Default "refuse".
 	TCPConnections string `toml:"tcp_connections" json:"tcpConnections"`
+	// LazyPages is whether processes run before all of their memory is there, which a page server
+	// then supplies: "off", "on", or "auto" for checkpoints of 64 MiB or more. Default "off".
+	LazyPages string `toml:"lazy_pages" json:"lazyPages"`
 	// PodAnnotations are the names, after "org.criu.restore/", of the pod annotations that are heard on this
-	// node. There is "tcp-connections". Default none.
+	// node. There are "lazy-pages" and "tcp-connections". Default none.
 	PodAnnotations []string `toml:"pod_annotations" json:"podAnnotations"`
 	// BaseImagePullTimeout bounds the pull of a base image, which goes on when the
 	// request that began it has ended. Default "30m".
@@ -81,6 +84,7 @@ func DefaultConfig() Config {
 		PullBaseImages:       true,
 		Verification:         strict,
 		TCPConnections:       string(policy.RefuseTCP),
+		LazyPages:            string(policy.LazyOff),
 		PodAnnotations:       []string{},
 		BaseImagePullTimeout: "30m",
 		CRIUConfig:           "/etc/criu/runc.conf",
@@ -113,7 +117,7 @@ func (c *Config) validate(root string) (*settings, error) {
 		err  error
 	)
 	if s.policy, err = policy.New(policy.Config{AllowArchives: c.AllowArchives, Images: c.AllowedImages, BaseImages: append([]string{}, c.AllowedBaseImages...), Namespaces: c.AllowedNamespaces,
-		PodAnnotations: c.PodAnnotations, TCP: policy.TCP(c.TCPConnections)}); err != nil {
+		PodAnnotations: c.PodAnnotations, TCP: policy.TCP(c.TCPConnections), Lazy: policy.Lazy(c.LazyPages)}); err != nil {
 		errs = append(errs, err)
 	}
 	if c.Verification != strict && c.Verification != audit {

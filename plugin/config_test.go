@@ -60,6 +60,7 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		"enable": nil, "allow_archives": nil, "pull_base_images": nil, // every value is good
 		"verification":            {func(c *Config) { c.Verification = "" }, func(c *Config) { c.Verification = "off" }},
 		"tcp_connections":         {func(c *Config) { c.TCPConnections = "keep" }},
+		"lazy_pages":              {func(c *Config) { c.LazyPages = "yes" }},
 		"pod_annotations":         {func(c *Config) { c.PodAnnotations = []string{"lazy"} }},
 		"allowed_images":          {func(c *Config) { c.AllowedImages = []string{"a["} }, func(c *Config) { c.AllowedImages = []string{""} }},
 		"allowed_base_images":     {func(c *Config) { c.AllowedBaseImages = []string{"a["} }},
@@ -138,6 +139,10 @@ func TestGoodValues(t *testing.T) {
 			pod, err := s.policy.Pod(map[string]string{"org.criu.restore/tcp-connections": "restore"})
 			return err == nil && pod.TCP == policy.RestoreTCP
 		}},
+		"lazy": {func(c *Config) { c.LazyPages = "auto" }, func(s *settings) bool {
+			pod, err := s.policy.Pod(nil)
+			return err == nil && pod.Lazy == policy.LazyAuto
+		}},
 		"no image":            {func(c *Config) { c.AllowedImages = []string{} }, func(s *settings) bool { return s.policy.Image("", "a") != nil }},
 		"no base image":       {func(c *Config) { c.AllowedBaseImages = nil }, func(s *settings) bool { return s.policy.BaseImage("", "a") != nil }},
 		"no namespace":        {func(c *Config) { c.AllowedNamespaces = nil }, func(s *settings) bool { return s.policy.Namespace("default") != nil }},
@@ -166,7 +171,7 @@ func TestGoodValues(t *testing.T) {
 // What "containerd config dump" writes, containerd reads back; no key is lost on the way.
 func TestTOMLRoundTrip(t *testing.T) {
 	changed := Config{
-		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
+		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", LazyPages: "auto", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
 		CRIUConfig: "/c", FailedLogDir: "/f", FailedLogs: 1, MaxMetadataSize: 2, MaxLogSize: 3, MaxDiffSize: 4, MaxArchiveSize: 5, MaxEntries: 6,
 	}
 	if v := reflect.ValueOf(changed); true {

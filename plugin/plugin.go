@@ -102,6 +102,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 	if err := supported(ic); err != nil {
 		return nil, err
 	}
+	pages := lazyPages(ic, config)
 	client, tasks, err := taskService(ic)
 	if err != nil {
 		return nil, err
@@ -120,6 +121,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 		Logs:        restore.LogKeeper{Dir: s.failedLogs, Max: config.FailedLogs},
 		Limits:      s.limits,
 		CRIUConfig:  config.CRIUConfig,
+		Pages:       pages,
 	}
 	exchange, err := ic.GetSingle(plugins.EventPlugin)
 	if err != nil {

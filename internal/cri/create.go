@@ -9,7 +9,9 @@ import (
 	"github.com/containerd/log"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/image"
+	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/policy"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
@@ -18,12 +20,13 @@ import (
 // container is created from the checkpoint's base image and prepared so that
 // its start is a restore.
 func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (*runtime.CreateContainerResponse, error) {
+	began := time.Now()
 	ref := r.GetConfig().GetImage().GetImage()
 	if policy.IsArchive(ref) {
 		if err := s.node.Policy.Archive(ref); err != nil {
 			return nil, err
 		}
-		return s.restore(ctx, r, &archiveSource{node: s.node, path: ref})
+		return s.restore(ctx, r, &archiveSource{node: s.node, path: ref}, began)
 	}
 	img, err := s.detector.Detect(ctx, ref)
 	if err != nil {
@@ -32,16 +35,15 @@ func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 	if img == nil {
 		return s.RuntimeServiceServer.CreateContainer(ctx, r)
 	}
-	return s.restore(ctx, r, &imageSource{node: s.node, image: img, ref: r.GetConfig().GetImage()})
+	return s.restore(ctx, r, &imageSource{node: s.node, image: img, ref: r.GetConfig().GetImage()}, began)
 }
 
 // restore is the order of the steps. Whatever a step leaves behind is put on
 // the undo list, and taken back if a later step fails.
-func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest, src source) (_ *runtime.CreateContainerResponse, retErr error) {
+func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest, src source, began time.Time) (_ *runtime.CreateContainerResponse, retErr error) {
 	ctx, span := tracing.StartSpan(ctx, "cri.restore.create", tracing.WithAttribute("checkpoint", src.name()))
 	defer func() { span.SetStatus(retErr); span.End() }()
-	started := time.Now()
-	defer func() { observeCreation(started, retErr) }()
+	defer func() { observeCreation(began, retErr) }()
 
 	pod, err := s.pod(ctx, r.GetPodSandboxId())
 	if err != nil {
@@ -52,6 +54,7 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, err
 	}
 	record := &restore.Record{ID: restore.NewID(), Image: src.name(), TCP: string(asked.TCP)}
+	record.Times.Add(phase.Resolve, time.Since(began))
 	var undo undoList
 	defer func() {
 		if retErr != nil {
@@ -65,7 +68,11 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 	undo.add("release lease", release)
 	undo.add("remove directories", func(ctx context.Context) error { return s.node.Restores.Remove(ctx, record) })
 
-	c, err := src.open(leased, pod, record)
+	var c *checkpoint.Checkpoint
+	err = record.Times.Do(leased, phase.View, func(ctx context.Context) (err error) {
+		c, err = src.open(ctx, pod, record)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -78,14 +85,25 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 	defer c.Close()
 
 	// Not under the lease: a pull outlives this request.
-	base, err := s.bases.Ensure(ctx, image.Request{
-		Base: c.Metadata.Base, SandboxConfig: r.GetSandboxConfig(), RuntimeHandler: pod.handler,
+	var base *image.Base
+	err = record.Times.Do(ctx, phase.Pull, func(ctx context.Context) (err error) {
+		base, err = s.bases.Ensure(ctx, image.Request{
+			Base: c.Metadata.Base, SandboxConfig: r.GetSandboxConfig(), RuntimeHandler: pod.handler,
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
 	}
 	describe(record, &c.Metadata, base)
-	resp, err := s.RuntimeServiceServer.CreateContainer(ctx, rewrite(r, &c.Metadata, base, record))
+	if record.Lazy, err = s.node.lazily(asked.Lazy, c.ImagesDir()); err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
+	}
+	var resp *runtime.CreateContainerResponse
+	err = record.Times.Do(ctx, phase.Container, func(ctx context.Context) (err error) {
+		resp, err = s.RuntimeServiceServer.CreateContainer(ctx, rewrite(r, &c.Metadata, base, record))
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +123,7 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 	if err := release(ctx); err != nil {
 		log.G(ctx).WithError(err).WithField("container", id).Warn("failed to release the lease of a restore, it will expire")
 	}
-	log.G(ctx).WithField("container", id).WithField("checkpoint", record.Image).WithField("base", record.BaseImage).
+	log.G(ctx).WithField("container", id).WithField("checkpoint", record.Image).WithField("base", record.BaseImage).WithField("times", record.Times.String()).
 		Info("created container to be restored from checkpoint")
 	return resp, nil
 }

@@ -16,6 +16,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/restore"
 	"github.com/cri-restore/cri-restore/internal/verify"
 )
@@ -57,10 +58,13 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, err
 	}
 	spec.Mounts = append(spec.Mounts, engine...)
-	if err := verify.Compare(&c.Metadata, spec, r.GetConfig().GetStdin()); err != nil {
-		return nil, err
-	}
-	if err := s.node.verify(ctx, id, c.ImagesDir(), spec, record); err != nil {
+	err = record.Times.Do(ctx, phase.Verify, func(ctx context.Context) error {
+		if err := verify.Compare(&c.Metadata, spec, r.GetConfig().GetStdin()); err != nil {
+			return err
+		}
+		return s.node.verify(ctx, id, c.ImagesDir(), spec, record)
+	})
+	if err != nil {
 		return nil, err
 	}
 	mounts, err := s.node.Client.SnapshotService(container.Snapshotter).Mounts(ctx, container.SnapshotKey)
@@ -68,28 +72,40 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, fmt.Errorf("snapshot of container %s: %w", id, err)
 	}
 	rootfs := s.node.Restores.Dirs.Rootfs(record.ID)
-	if err := restore.ApplyRootfs(ctx, c, mounts, rootfs, s.node.Limits); err != nil {
-		return nil, err
-	}
-	var masked []string
-	err = restore.InspectRootfs(mounts, rootfs, func(root string) (err error) {
-		masked, err = s.node.verifyFiles(ctx, id, c.ImagesDir(), spec, root, record)
-		return err
+	err = record.Times.Do(ctx, phase.Materialise, func(ctx context.Context) error {
+		return restore.ApplyRootfs(ctx, c, mounts, rootfs, s.node.Limits)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := sameImages(c.ImagesDir(), record); err != nil {
-		return nil, err
-	}
-	if err := s.fillShm(ctx, r.GetPodSandboxId(), id, c, spec, undo); err != nil {
-		return nil, err
-	}
-	undoLog, err := restore.CopyLog(ctx, c, logPath(r))
+	var masked []string
+	err = record.Times.Do(ctx, phase.Verify, func(ctx context.Context) error {
+		err := restore.InspectRootfs(mounts, rootfs, func(root string) (err error) {
+			masked, err = s.node.verifyFiles(ctx, id, c.ImagesDir(), spec, root, record)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return sameImages(c.ImagesDir(), record)
+	})
 	if err != nil {
 		return nil, err
 	}
-	undo.add("restore log", func(context.Context) error { return undoLog() })
+	err = record.Times.Do(ctx, phase.Materialise, func(ctx context.Context) error {
+		if err := s.fillShm(ctx, r.GetPodSandboxId(), id, c, spec, undo); err != nil {
+			return err
+		}
+		undoLog, err := restore.CopyLog(ctx, c, logPath(r))
+		if err != nil {
+			return err
+		}
+		undo.add("restore log", func(context.Context) error { return undoLog() })
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	return func(spec *specs.Spec) {
 		spec.Mounts = append(spec.Mounts, engine...)
 		spec.Linux.MaskedPaths = append(spec.Linux.MaskedPaths, masked...)

@@ -3,6 +3,7 @@ package cri
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -145,7 +146,7 @@ func TestDescribe(t *testing.T) {
 	at := time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC)
 	r := &restore.Record{ID: "x", Image: "y"}
 	describe(r, &checkpoint.Metadata{Engine: checkpoint.EnginePodman, CheckpointedAt: at}, &image.Base{Reference: "base@sha256:x"})
-	if want := (restore.Record{ID: "x", Image: "y", BaseImage: "base@sha256:x", Producer: "Podman", CheckpointedAt: at}); *r != want {
+	if want := (restore.Record{ID: "x", Image: "y", BaseImage: "base@sha256:x", Producer: "Podman", CheckpointedAt: at}); !reflect.DeepEqual(*r, want) {
 		t.Errorf("%+v", r)
 	}
 }

@@ -82,10 +82,16 @@ func parseVersion(out []byte) (Version, error) {
 	return Version(v), nil
 }
 
+// CheckFeature asks CRIU whether the kernel has a feature ("criu check --feature"). The error is as that of [Check].
+func CheckFeature(ctx context.Context, binary, feature string) error {
+	_, err := run(ctx, binary, "check", "--feature", feature)
+	return err
+}
+
 // run executes criu and returns the last of what it printed.
-func run(ctx context.Context, binary string, arg string) ([]byte, error) {
+func run(ctx context.Context, binary string, args ...string) ([]byte, error) {
 	var out tail
-	cmd := exec.CommandContext(ctx, binary, arg)
+	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	// "criu check" forks. Its children go with it, they would keep the output open.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -97,14 +103,14 @@ func run(ctx context.Context, binary string, arg string) ([]byte, error) {
 		return out.buf, nil
 	}
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%s %s did not finish: %w", binary, arg, ctx.Err())
+		return nil, fmt.Errorf("%s %s did not finish: %w", binary, strings.Join(args, " "), ctx.Err())
 	}
 	said := ""
 	if lines := lastWords(out.buf, 5, 2<<10); len(lines) > 0 {
 		said = ": " + strings.Join(lines, "; ")
 	}
 	return nil, fmt.Errorf("%s %s: %w%s: run it as root on this node for all it says: %w",
-		binary, arg, err, said, errdefs.ErrFailedPrecondition)
+		binary, strings.Join(args, " "), err, said, errdefs.ErrFailedPrecondition)
 }
 
 // lastWords returns criu's error lines, or if it marked none its last lines.

@@ -28,6 +28,8 @@ type Config struct {
 	PodAnnotations []string
 	// TCP is what becomes of established connections if the pod does not say.
 	TCP TCP
+	// Lazy is whether memory arrives after the processes run if the pod does not say.
+	Lazy Lazy
 }
 
 // Policy decides on requests. Its zero value admits nothing.
@@ -38,6 +40,7 @@ type Policy struct {
 	namespaces []Pattern
 	heard      []string
 	tcp        TCP
+	lazy       Lazy
 }
 
 // New validates the configuration. The error, of class
@@ -49,10 +52,10 @@ func New(c Config) (*Policy, error) {
 		c.BaseImages = []string{"**"}
 	}
 	bases, berr := patterns("allowed_base_images", c.BaseImages)
-	if err := errors.Join(ierr, berr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP)); err != nil {
+	if err := errors.Join(ierr, berr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP), checkLazy("lazy_pages", c.Lazy)); err != nil {
 		return nil, err
 	}
-	return &Policy{archives: c.AllowArchives, images: images, bases: bases, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP}, nil
+	return &Policy{archives: c.AllowArchives, images: images, bases: bases, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP, lazy: c.Lazy}, nil
 }
 
 func patterns(key string, values []string) ([]Pattern, error) {

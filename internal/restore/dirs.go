@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	metadata "github.com/checkpoint-restore/checkpointctl/lib"
 )
 
 // Dirs are the plugin's directories: one folder for each restore, named by its ID,
@@ -43,6 +45,11 @@ func (d Dirs) Checkpoint(r *Record) string {
 		return d.View(r.ID)
 	}
 	return d.Archive(r.ID)
+}
+
+// Images is the directory with the CRIU images of a record's checkpoint.
+func (d Dirs) Images(r *Record) string {
+	return filepath.Join(d.Checkpoint(r), metadata.CheckpointDirectory)
 }
 
 // Make makes the folders of a restore.

@@ -20,7 +20,7 @@ const AnnotationCRIUConfig = "org.criu.config"
 // Prepare makes everything ready for CRIU that a restart of the node may have
 // lost since the container was created. It returns CRIU's image and work directories.
 func (s *Store) Prepare(ctx context.Context, r *Record) (images, work string, err error) {
-	if r.Ended {
+	if r.Ended || r.Draining {
 		return "", "", fmt.Errorf("restore %s was tried already: remove the container and create it again: %w", r.ID, errdefs.ErrFailedPrecondition)
 	}
 	if err := s.Dirs.Make(r.ID); err != nil {

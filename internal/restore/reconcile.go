@@ -26,8 +26,8 @@ func (s *Store) Reconcile(ctx context.Context, started func(ctx context.Context,
 	for i := range cs {
 		known[cs[i].Labels[LabelID]] = true
 		r, err := Load(&cs[i])
-		if err != nil || r.Ended {
-			// A record of a newer plugin is left alone.
+		if err != nil || r.Ended || r.Draining {
+			// A record of a newer plugin is left alone, and one whose memory is arriving waits for that.
 			continue
 		}
 		if yes, err := started(ctx, cs[i].ID); err != nil || !yes {

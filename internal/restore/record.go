@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/google/uuid"
+
+	"github.com/cri-restore/cri-restore/internal/phase"
 )
 
 const (
@@ -62,6 +64,15 @@ type Record struct {
 	// TCP says what becomes of TCP connections that were established: nothing
 	// ("refuse", or empty), "close" or "restore".
 	TCP string `json:"tcp,omitempty"`
+	// Lazy is set when the memory may arrive after the processes run, where the node can do that.
+	Lazy bool `json:"lazy,omitempty"`
+	// Draining is set while processes run whose memory is still arriving: view, archive and work directory are
+	// in use by the page server.
+	Draining bool `json:"draining,omitempty"`
+	// PagesLost says why memory of a lazy restore never arrived, for which the container was killed.
+	PagesLost string `json:"pagesLost,omitempty"`
+	// Times are the times of the creation's parts, for the log of the start.
+	Times phase.Times `json:"times,omitempty"`
 	// Ended is set when the restore was tried, well or not: what it needed is no
 	// longer there.
 	Ended bool `json:"ended,omitempty"`

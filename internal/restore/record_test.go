@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -11,6 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+
+	"github.com/cri-restore/cri-restore/internal/phase"
 )
 
 func fullRecord() *Record {
@@ -24,6 +27,8 @@ func TestRecordRoundTrip(t *testing.T) {
 	for name, change := range map[string]func(*Record){
 		"image":   func(*Record) {},
 		"ended":   func(r *Record) { r.Ended = true },
+		"lazy":    func(r *Record) { r.Lazy, r.Draining = true, true },
+		"lost":    func(r *Record) { r.PagesLost, r.Times = "why", phase.Times{{Phase: "verify", Took: 7}} },
 		"archive": func(r *Record) { r.ImageDigest, r.Snapshotter, r.SnapshotKey = "", "", "" },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -34,7 +39,7 @@ func TestRecordRoundTrip(t *testing.T) {
 			check(t, want.Attach(&c))
 			got, err := Load(&c)
 			check(t, err)
-			if *got != *want || got.Version != recordVersion {
+			if !reflect.DeepEqual(got, want) || got.Version != recordVersion {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
 			ref, ok := c.Labels["containerd.io/gc.ref.snapshot.overlayfs"]
@@ -111,7 +116,7 @@ func TestStoreAttachAndList(t *testing.T) {
 	}))
 	c, got, err := w.store.Get(w.ctx, "c1")
 	check(t, err)
-	if *got != *want || string(c.Spec.GetValue()) != `{"changed":true}` || c.Labels["app"] != "x" {
+	if !reflect.DeepEqual(got, want) || string(c.Spec.GetValue()) != `{"changed":true}` || c.Labels["app"] != "x" {
 		t.Errorf("got %+v in %+v", got, c)
 	}
 	if ids, err := w.store.List(w.ctx); err != nil || !slices.Equal(ids, []string{"c1"}) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/pageserver"
 )
 
 // Store keeps restores: their records in containerd's metadata, their mounts
@@ -37,6 +38,8 @@ type Store struct {
 	Limits checkpoint.Limits
 	// CRIUConfig is the node's own CRIU configuration file for runc, empty for none.
 	CRIUConfig string
+	// Pages are the programs for lazy restores, nil on a node that cannot do them.
+	Pages *Pages
 }
 
 // Get returns a container and its record. A container without one is answered
@@ -98,7 +101,7 @@ func Pending(c *containers.Container) bool {
 		return Unfinished(c)
 	}
 	r, err := Load(c)
-	return err != nil || !r.Ended
+	return err != nil || !r.Ended && !r.Draining
 }
 
 // Attach puts the record on the container, together with what else the change
@@ -131,7 +134,7 @@ func (s *Store) End(ctx context.Context, id string) error {
 	if err != nil || r.Ended {
 		return err
 	}
-	r.Ended = true
+	r.Ended, r.Draining = true, false
 	if err := r.Attach(c); err != nil {
 		return err
 	}
@@ -142,7 +145,8 @@ func (s *Store) End(ctx context.Context, id string) error {
 
 // release removes view, archive, replaced images and work directory of a restore.
 func (s *Store) release(ctx context.Context, r *Record) error {
-	var errs []error
+	// Before what it serves from is removed.
+	errs := []error{pageserver.Stop(ctx, s.Dirs.Work(r.ID))}
 	for _, dir := range []string{filepath.Join(s.Dirs.State, r.ID), s.Dirs.Archive(r.ID), s.Dirs.Work(r.ID), s.Dirs.Replaced(r.ID)} {
 		errs = append(errs, removeAll(dir))
 	}
@@ -157,7 +161,7 @@ func (s *Store) Detach(id string, r *Record) error {
 
 // Remove removes everything of a restore whose container is gone.
 func (s *Store) Remove(ctx context.Context, r *Record) error {
-	return errors.Join(s.Dirs.Remove(r.ID), s.removeView(ctx, r))
+	return errors.Join(pageserver.Stop(ctx, s.Dirs.Work(r.ID)), s.Dirs.Remove(r.ID), s.removeView(ctx, r))
 }
 
 // ReleaseView gives the view of a checkpoint image back. The record has none then.

@@ -1,16 +1,12 @@
 package task
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	api "github.com/containerd/containerd/api/services/tasks/v1"
@@ -19,6 +15,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/cgroup"
 )
 
 // abandon takes back what a restore that failed may have made. The shim knows
@@ -31,7 +29,7 @@ func (t *Tasks) abandon(ctx context.Context, b *binding, id string) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(t.killAll(ctx, id), b.restores.Detach(id, rec))
+	err = errors.Join(t.killAll(ctx, id), b.restores.StopServer(ctx, rec), b.restores.Detach(id, rec))
 	if err := removeCgroup(c); err != nil {
 		// Nothing is lost by it: the next start, and the end of the pod, use it or remove it.
 		log.G(ctx).WithError(err).Warn("a failed restore leaves a cgroup")
@@ -124,16 +122,12 @@ func waitAll(ctx context.Context, id string, fds []int) error {
 	return nil
 }
 
-// minIDLength is that of an ID which names one container and nothing else, as the
-// CRI plugin's do.
-const minIDLength = 32
-
 // processes returns the processes of a container whose restore has failed: those that
 // runc knows, and those in its cgroup. runc knows none before CRIU is done, and
 // CRIU, once it works, does not end with runc. It is in the container's cgroup from
 // the beginning, and so is what it makes (runc: libcontainer/criu_linux.go, criuApplyCgroups).
 func (t *Tasks) processes(ctx context.Context, id string) ([]int, error) {
-	pids, err := inCgroup(id)
+	pids, err := cgroup.Processes(id)
 	if err != nil {
 		return nil, fmt.Errorf("processes of container %s: %w", id, err)
 	}
@@ -142,41 +136,6 @@ func (t *Tasks) processes(ctx context.Context, id string) ([]int, error) {
 		for _, p := range list.Processes {
 			if !slices.Contains(pids, int(p.Pid)) {
 				pids = append(pids, int(p.Pid))
-			}
-		}
-	}
-	return pids, nil
-}
-
-// inCgroup returns the processes in the container's cgroup or below it, in whatever
-// hierarchy. It goes by the cgroup's name, which holds the container's ID
-// whoever manages cgroups (".../<id>", ".../cri-containerd-<id>.scope").
-func inCgroup(id string) ([]int, error) {
-	if len(id) < minIDLength {
-		return nil, nil
-	}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		// cgroups(7): hierarchy:controllers:path
-		content, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
-		if errors.Is(err, fs.ErrNotExist) || isGone(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for line := range bytes.Lines(content) {
-			if fields := strings.SplitN(string(line), ":", 3); len(fields) == 3 && strings.Contains(fields[2], id) {
-				pids = append(pids, pid)
-				break
 			}
 		}
 	}

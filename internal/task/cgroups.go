@@ -117,3 +117,19 @@ func loadMode(pid int) (any, error) {
 	}
 	return cgroup1.Load(cgroup1.PidPath(pid))
 }
+
+// join puts a page server into the cgroup of the container that it serves, which is where CRIU is in an
+// ordinary restore: its memory, its processor time and what it reads count for the container.
+func join(container, server int) error {
+	cg, err := load(container)
+	if err != nil {
+		return err
+	}
+	switch cg := cg.(type) {
+	case cgroup1.Cgroup:
+		return cg.AddProc(uint64(server))
+	case *cgroup2.Manager:
+		return cg.AddProc(uint64(server))
+	}
+	return nil
+}

@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"fmt"
+	"time"
 
 	api "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/containers"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -47,7 +49,7 @@ func (t *Tasks) Create(ctx context.Context, r *api.CreateTaskRequest, opts ...gr
 	} else {
 		err = cerr
 	}
-	if !rec.Ended && !errdefs.IsAlreadyExists(errgrpc.ToNative(err)) {
+	if !rec.Ended && !rec.Draining && !errdefs.IsAlreadyExists(errgrpc.ToNative(err)) {
 		// To the CRI plugin the container has exited, there will be no other try.
 		b.end(ctx, r.ContainerID)
 	}
@@ -57,6 +59,7 @@ func (t *Tasks) Create(ctx context.Context, r *api.CreateTaskRequest, opts ...gr
 // prepare makes everything ready for CRIU and returns the request by which the
 // shim learns of it.
 func (b *binding) prepare(ctx context.Context, c *containers.Container, rec *restore.Record, r *api.CreateTaskRequest) (*api.CreateTaskRequest, error) {
+	began := time.Now()
 	images, work, err := b.restores.Prepare(ctx, rec)
 	if err != nil {
 		return nil, err
@@ -64,6 +67,8 @@ func (b *binding) prepare(ctx context.Context, c *containers.Container, rec *res
 	if err := b.restores.KeepPodNamespaces(c, rec, images); err != nil {
 		return nil, err
 	}
+	phase.Observe(phase.Prepare, time.Since(began))
+	b.prepared.Store(c.ID, time.Since(began))
 	merged, err := restore.TaskOptions(r.Options, c.Runtime.Options, images, work)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
+
+	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // recover looks at every restored container when containerd starts, before its
@@ -23,8 +25,15 @@ func (t *Tasks) recover(ctx context.Context, b *binding) error {
 	}
 	var errs []error
 	for _, id := range restored {
+		_, rec, err := b.restores.Get(ctx, id)
+		if err != nil {
+			rec = &restore.Record{} // of a newer plugin
+		}
 		resp, err := t.TasksClient.Get(ctx, &api.GetRequest{ContainerID: id})
 		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+			if rec.Draining {
+				errs = append(errs, b.resume(ctx, id, rec))
+			}
 			continue
 		}
 		if err != nil {
@@ -33,6 +42,9 @@ func (t *Tasks) recover(ctx context.Context, b *binding) error {
 		}
 		if resp.Process.Status != tasktypes.Status_CREATED {
 			b.cgroups.watch(ctx, id, resp.Process.Pid)
+			if rec.Lazy && !rec.Ended {
+				errs = append(errs, b.resume(ctx, id, rec))
+			}
 			continue
 		}
 		log.G(ctx).WithField("container", id).Warn("the restore of a container was cut off, it can be started again")

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -39,7 +40,7 @@ func (t *Tasks) Start(ctx context.Context, r *api.StartRequest, opts ...grpc.Cal
 		return t.TasksClient.Start(ctx, r, opts...)
 	}
 	_, rec, err := b.restores.Get(ctx, r.ContainerID)
-	if err != nil || rec.Ended {
+	if err != nil || rec.Ended || rec.Draining {
 		// Without a record it is an ordinary container, or one that the inner service knows to refuse. So it
 		// does a second start of a restored one, whose failure must not take back the first.
 		return t.TasksClient.Start(ctx, r, opts...)
@@ -51,17 +52,45 @@ func (t *Tasks) Start(ctx context.Context, r *api.StartRequest, opts ...grpc.Cal
 func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, rec *restore.Record, opts ...grpc.CallOption) (_ *api.StartResponse, retErr error) {
 	ctx, span := tracing.StartSpan(ctx, "cri.restore.start", tracing.WithAttribute("checkpoint", rec.Image), tracing.WithAttribute("container.id", r.ContainerID))
 	defer func() { span.SetStatus(retErr); span.End() }()
+	if took, ok := b.prepared.LoadAndDelete(r.ContainerID); ok {
+		rec.Times.Append(phase.Prepare, took.(time.Duration))
+	}
+	server := b.serve(ctx, r.ContainerID, rec)
 	began := time.Now()
-	resp, err := t.startOrKill(ctx, r, opts...)
+	var resp *api.StartResponse
+	err := rec.Times.Do(ctx, phase.CRIU, func(ctx context.Context) (err error) {
+		resp, err = t.startOrKill(ctx, r, opts...)
+		return err
+	})
 	starts.WithValues(status.Code(err).String()).UpdateSince(began)
 	if err != nil {
 		err = t.failed(ctx, b, r.ContainerID, rec, err)
-	} else {
-		b.cgroups.watch(ctx, r.ContainerID, resp.GetPid())
-		log.G(ctx).WithField("container", r.ContainerID).WithField("checkpoint", rec.Image).Info("restored container from checkpoint")
+		if server != nil {
+			server.Close()
+		}
+		b.end(ctx, r.ContainerID)
+		return nil, err
 	}
-	b.end(ctx, r.ContainerID)
-	return resp, err
+	b.cgroups.watch(ctx, r.ContainerID, resp.GetPid())
+	b.restored(ctx, r.ContainerID, rec, server != nil)
+	if server == nil {
+		b.end(ctx, r.ContainerID)
+		return resp, nil
+	}
+	b.drain(ctx, r.ContainerID, rec, resp.GetPid(), server)
+	return resp, nil
+}
+
+// restored logs a restore, with what CRIU says of it.
+func (b *binding) restored(ctx context.Context, id string, rec *restore.Record, lazy bool) {
+	l := log.G(ctx).WithField("container", id).WithField("checkpoint", rec.Image).WithField("lazy", lazy).WithField("times", rec.Times.String())
+	if stats, err := b.restores.Stats(rec); err == nil {
+		l = l.WithField("criu", stats.Restoring).WithField("criu_forking", stats.Forking).WithField("pages", stats.Pages)
+		pages.Inc(float64(stats.Pages))
+	} else {
+		l.WithError(err).Debug("CRIU says nothing of a restore's time")
+	}
+	l.Info("restored container from checkpoint")
 }
 
 // startOrKill starts the task and returns when the shim has an answer. When the

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	api "github.com/containerd/containerd/api/services/tasks/v1"
@@ -38,8 +39,10 @@ type guard struct {
 // binding is what restores need. containerd makes its task service before the
 // plugin that restores, which therefore binds itself later.
 type binding struct {
-	restores  *restore.Store
-	cgroups   *cgroups
+	restores *restore.Store
+	cgroups  *cgroups
+	// prepared is how long the preparation of a task took, by container ID, for the log of its start.
+	prepared  sync.Map
 	namespace string
 }
 
@@ -107,11 +110,15 @@ func (t *Tasks) Delete(ctx context.Context, r *api.DeleteTaskRequest, opts ...gr
 		return t.TasksClient.Delete(ctx, r, opts...)
 	}
 	if _, rec, err := b.restores.Get(ctx, r.ContainerID); err == nil {
+		if err := t.stopServer(ctx, b, r.ContainerID, rec); err != nil {
+			return nil, errgrpc.ToGRPC(err)
+		}
 		if err := b.restores.Detach(r.ContainerID, rec); err != nil {
 			return nil, errgrpc.ToGRPC(fmt.Errorf("task of container %s is not deleted, because what is mounted below its directories "+
 				"would be deleted as well: unmount it and try again: %w", r.ContainerID, err))
 		}
 	}
+	b.prepared.Delete(r.ContainerID)
 	resp, err := t.TasksClient.Delete(ctx, r, opts...)
 	if err == nil || errdefs.IsNotFound(errgrpc.ToNative(err)) {
 		// Not of one that runs on.

@@ -1,0 +1,70 @@
+package cri
+
+import (
+	"context"
+	"strings"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/policy"
+)
+
+// lazily decides whether a restore is to be lazy, by what was asked for and how much memory there is.
+func (n *Node) lazily(asked policy.Lazy, dir string) (bool, error) {
+	if n.Restores.Pages == nil {
+		return false, nil // the plugin has said why when it started
+	}
+	images, err := criu.OpenImages(dir)
+	if err != nil {
+		return false, err
+	}
+	defer images.Close()
+	var pages int64
+	for _, name := range images.Names() {
+		if strings.HasPrefix(name, "pages-") {
+			size, _ := images.Size(name)
+			pages += size
+		}
+	}
+	return asked.Lazily(pages), nil
+}
+
+// drained waits until a container that was restored lazily has all of its memory, before it is checkpointed.
+// The ID may be a prefix. What is not found is for containerd to say.
+func (s *Runtime) drained(ctx context.Context, id string) error {
+	resp, err := s.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id})
+	if err != nil {
+		return nil //nolint:nilerr // containerd says it
+	}
+	return s.node.Restores.WaitDrained(ctx, resp.GetStatus().GetId())
+}
+
+// CheckpointContainer checkpoints a container as soon as all of its memory is there.
+func (s *Runtime) CheckpointContainer(ctx context.Context, r *runtime.CheckpointContainerRequest) (*runtime.CheckpointContainerResponse, error) {
+	if err := s.drained(ctx, r.GetContainerId()); err != nil {
+		return nil, err
+	}
+	return s.RuntimeServiceServer.CheckpointContainer(ctx, r)
+}
+
+// reasonPagesLost is the reason, in CRI's status, of the end of a container whose memory did not arrive.
+const reasonPagesLost = "RestoreError"
+
+// ContainerStatus says of a container that was killed because its memory did not arrive that this was why.
+// kubelet shows it as the reason of the container's end.
+func (s *Runtime) ContainerStatus(ctx context.Context, r *runtime.ContainerStatusRequest) (*runtime.ContainerStatusResponse, error) {
+	resp, err := s.RuntimeServiceServer.ContainerStatus(ctx, r)
+	st := resp.GetStatus()
+	if err != nil || st.GetState() != runtime.ContainerState_CONTAINER_EXITED || st.GetExitCode() == 0 || st.GetMessage() != "" {
+		return resp, err
+	}
+	_, record, rerr := s.node.Restores.Get(ctx, st.GetId())
+	if rerr != nil {
+		return resp, nil //nolint:nilerr // an ordinary container, or one that is gone
+	}
+	if lost := s.node.Restores.Lost(record); lost != "" {
+		st.Reason, st.Message = reasonPagesLost, "memory of the checkpoint did not arrive: "+lost
+	}
+	return resp, nil
+}
