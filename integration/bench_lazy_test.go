@@ -1,13 +1,17 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
@@ -51,6 +55,8 @@ func BenchmarkLazy(b *testing.B) {
 			&lazyCase{name: size + " MiB by runc alone", run: func() lazyTimes { return lazyTimes{start: bareRestore(b, eager, image)} }},
 			&lazyCase{name: size + " MiB eager", run: func() lazyTimes { return timedRestore(b, eager, image) }},
 			&lazyCase{name: size + " MiB lazy", run: func() lazyTimes { return timedRestore(b, lazy, image) }},
+			&lazyCase{name: size + " MiB eager, cold", run: func() lazyTimes { forgetPages(b, n); return timedRestore(b, eager, image) }},
+			&lazyCase{name: size + " MiB lazy, cold", run: func() lazyTimes { forgetPages(b, n); return timedRestore(b, lazy, image) }},
 		)
 	}
 	rounds := rounds(b)
@@ -104,6 +110,24 @@ func timedRestore(b *testing.B, pod *harness.Pod, image string) (times lazyTimes
 	c.Remove()
 	forgetLog(b, c)
 	return times
+}
+
+// forgetPages drops the pages of all checkpoints from the kernel's cache.
+func forgetPages(b *testing.B, n *harness.Node) {
+	b.Helper()
+	files, err := filepath.Glob(filepath.Join(n.Root(), "io.containerd.snapshotter.v1.overlayfs", "snapshots", "*", "fs", "checkpoint", "pages-*.img"))
+	if err != nil || len(files) == 0 {
+		b.Fatalf("pages of the checkpoints: %q, %v", files, err)
+	}
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED), f.Close()); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 // serversOf reports whether a page server of the container runs.

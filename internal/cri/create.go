@@ -83,6 +83,8 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 		return s.RuntimeServiceServer.CreateContainer(ctx, r)
 	}
 	defer c.Close()
+	stopWarming := warm(ctx, c.ImagesDir())
+	undo.add("stop reading ahead", func(context.Context) error { stopWarming(); return nil })
 
 	// Not under the lease: a pull outlives this request.
 	var base *image.Base

@@ -102,7 +102,7 @@ func (b *binding) settle(ctx context.Context, id string, rec *restore.Record, se
 		}
 	} else {
 		if !began.IsZero() {
-			rec.Times.Add(phase.Drain, ended.Sub(began))
+			rec.Times.Add(phase.Drain, max(0, ended.Sub(began))) // it may be there before the start has returned
 		}
 		l.WithField("times", rec.Times.String()).Info("all memory of a lazily restored container has arrived")
 	}
