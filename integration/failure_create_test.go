@@ -28,8 +28,8 @@ func TestFailureCreate(t *testing.T) {
 		}{
 			"terminal":    {harness.Tty(), codes.FailedPrecondition, []string{"set tty: false"}},
 			"stdin":       {harness.Stdin(), codes.FailedPrecondition, []string{"set stdin: false"}},
-			"new volume":  {harness.Mount(a.host, "/mnt", true), codes.FailedPrecondition, []string{"the pod mounts a volume at \"/mnt\""}},
-			"three":       {threeFaults, codes.FailedPrecondition, []string{"set tty: false", `volume at "/mnt"`, "pid namespace"}},
+			"new volume":  {harness.Mount(a.host, "/proc/mnt", true), codes.FailedPrecondition, []string{"the pod mounts a volume at \"/proc/mnt\"", "CRIU cannot add"}},
+			"two":         {twoFaults, codes.FailedPrecondition, []string{"set tty: false", "pid namespace"}},
 			"containerd":  {noSuchUser, codes.Unknown, []string{"no users found"}},
 			"log is a":    {harness.LogPath("dir"), codes.InvalidArgument, []string{"container log", "dir"}},
 			"log linked":  {harness.LogPath("link"), codes.InvalidArgument, []string{"container log", "link"}},
@@ -97,9 +97,8 @@ func TestFailureCreate(t *testing.T) {
 	a.goesOn(t)
 }
 
-func threeFaults(c *runtime.ContainerConfig) {
+func twoFaults(c *runtime.ContainerConfig) {
 	harness.Tty()(c)
-	harness.Mount("/tmp", "/mnt", true)(c)
 	c.Linux.SecurityContext.NamespaceOptions.Pid = runtime.NamespaceMode_NODE
 }
 

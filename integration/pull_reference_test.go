@@ -93,7 +93,7 @@ func TestPullByID(t *testing.T) {
 	n := harness.New(t)
 	n = leakFree(t, n)
 	base := baseImage(t)
-	const name = "imported.example/base:1"
+	name := n.Image("imported/base:1") // which that registry does not have
 	file := layoutTar(t, n, base, name, nil)
 	load := func() {
 		t.Helper()
@@ -116,7 +116,7 @@ func TestPullByID(t *testing.T) {
 		load()
 		restored(t, pod, image, counted).Remove()
 		n.RemoveImage(idOf(t, base))
-		refused(t, pod, image, codes.FailedPrecondition, image, idOf(t, base), name, "not on this node", "pull ")
+		refused(t, pod, image, codes.NotFound, image, idOf(t, base), name, "not on this node", "import it on this node")
 		load()
 		c := restored(t, pod, image, counted)
 		if got := c.Status().GetAnnotations()["org.criu.restore/base-image"]; got != idOf(t, base) {
@@ -136,7 +136,7 @@ func TestPullByID(t *testing.T) {
 	n.RemoveImage(idOf(t, base))
 	tag, _ := pushedImageOf(t, n, archive)
 	_, err := n.TryPull(tag, "", "")
-	requireRefused(t, err, codes.FailedPrecondition, tag, idOf(t, base), "not on this node")
+	requireRefused(t, err, codes.NotFound, tag, idOf(t, base), "not on this node")
 }
 
 func rawManifest(t *testing.T, img v1.Image) []byte {

@@ -52,7 +52,7 @@ func (b *Bases) byName(ctx context.Context, ref baseReference, r Request) (baseR
 	defer cancel()
 	manifest, id, err := b.ask(ctx, tagged.text, r.Auth)
 	if err != nil {
-		return baseReference{}, pullError(tagged, r.Auth != nil, err)
+		return baseReference{}, fmt.Errorf("base image %s is not on this node: %w", ref.text, pullError(tagged, r.Auth != nil, err))
 	}
 	if id != ref.digest {
 		return baseReference{}, fmt.Errorf("base image %s is not on this node, and %s is another one now, %s: "+
