@@ -80,7 +80,7 @@ func (f *field) forked(seed uint64) error {
 		if f.wrong(seed) != 0 {
 			code = 1
 		}
-		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, code, 0, 0)
+		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, code, 0, 0)
 	}
 	var ws syscall.WaitStatus
 	for {

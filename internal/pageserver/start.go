@@ -47,7 +47,7 @@ func Start(ctx context.Context, c Config) (_ *Server, err error) {
 	}
 	defer r.Close()
 	pidfd := -1
-	cmd := exec.Command(c.Program, "-container", c.Container, "-criu", c.CRIU, "-images", c.Images, "-work", c.Work)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), c.Program, "-container", c.Container, "-criu", c.CRIU, "-images", c.Images, "-work", c.Work)
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{w}
 	// A session of its own: what is done to containerd's does not reach it.

@@ -46,7 +46,7 @@ func (s *supervisor) start(notify *os.File) error {
 	}
 	// Only the thread that has started a traced process can go on with it (ptrace(2)).
 	runtime.LockOSThread()
-	s.criu = exec.Command(s.CRIU, "lazy-pages", "--no-default-config", "-D", s.Images, "-W", s.Work, "-o", LogFile, "--status-fd", "3")
+	s.criu = exec.CommandContext(context.Background(), s.CRIU, "lazy-pages", "--no-default-config", "-D", s.Images, "-W", s.Work, "-o", LogFile, "--status-fd", "3")
 	s.criu.Dir = "/"
 	s.criu.ExtraFiles = []*os.File{w}
 	// In a group of its own: a signal to the supervisor's would end both at once.
