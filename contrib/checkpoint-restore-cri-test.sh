@@ -332,11 +332,11 @@ first_line
 nothing_left
 ok
 
-begin 'a volume that the checkpointed container did not have'
+begin 'a volume that would hide what the process has open'
 mkdir "$dir/volume"
-new_container victim "$dir/first.tar" '.mounts = [{container_path: "/volume", host_path: ($dir + "/volume")}]'
+new_container victim "$dir/first.tar" '.mounts = [{container_path: "/bin", host_path: ($dir + "/volume")}]'
 refused crictl create "$pod" "$request" "$pod_config"
-says /volume
+says /bin/busybox
 first_line
 nothing_left
 ok
