@@ -110,17 +110,18 @@ func TestAttackDiffNeutral(t *testing.T) {
 		"opaque through link":     {linkTo(a.host), regularEntry("link/.wh..wh..opq", "")},
 		"file in a link's place":  {linkTo(filepath.Join(a.host, "victim")), regularEntry("link", "evil")},
 		"FIFO":                    {specialEntry(tar.TypeFifo, "fifo", "")},
-		"whiteout of the whole":   {regularEntry(".wh..wh..opq", ""), dirEntry("etc")},
 		"whiteout of a directory": {regularEntry(".wh.home", "")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a.accepts(t, doctoredArchive(t, a.n, a.diffed(t, diff...)), nil)
 		})
 	}
-	t.Run("whiteout of the program", func(t *testing.T) {
-		// CRIU would not find it.
-		a.refuses(t, doctoredArchive(t, a.n, a.diffed(t, regularEntry(".wh.bin", ""))), codes.FailedPrecondition, "/bin/busybox is not in the root file system")
-	})
+	// Of what deletes the program CRIU would not find it.
+	for name, diff := range map[string][]tarEntry{"program": {regularEntry(".wh.bin", "")}, "whole": {regularEntry(".wh..wh..opq", ""), dirEntry("etc")}} {
+		t.Run("whiteout of the "+name, func(t *testing.T) {
+			a.refuses(t, doctoredArchive(t, a.n, a.diffed(t, diff...)), codes.FailedPrecondition, "/bin/busybox is not in the root file system")
+		})
+	}
 	t.Run("lands in the container", func(t *testing.T) {
 		archive := doctoredArchive(t, a.n, a.diffed(t, linkTo(a.host), regularEntry("link/evil", "from the checkpoint"),
 			specialEntry(tar.TypeFifo, "fifo", "")))
