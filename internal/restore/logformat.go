@@ -51,6 +51,7 @@ type logConverter struct {
 	lines *bufio.Reader
 	at    time.Time
 	left  int64 // bytes that may still be written
+	cut   bool  // the last line was a partial one
 	out   bytes.Buffer
 	err   error
 }
@@ -64,9 +65,10 @@ func (c *logConverter) Read(p []byte) (int, error) {
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull): // the rest is a line of its own
 			c.line(line, "P")
-		case len(line) > 0:
+			c.cut = true
+		case len(line) > 0 || c.cut:
 			c.line(bytes.TrimSuffix(line, []byte("\n")), "F")
-			c.err = err
+			c.cut, c.err = false, err
 		default:
 			c.err = err
 		}

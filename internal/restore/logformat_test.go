@@ -27,6 +27,7 @@ func TestCRILog(t *testing.T) {
 		"raw":                         {"a\n\n{b\n", "2026-11-23T08:00:00.000000005Z stdout F a\n2026-11-23T08:00:00.000000005Z stdout F \n2026-11-23T08:00:00.000000005Z stdout F {b\n"},
 		"no stream":                   {"2026-11-23T08:32:35Z x F a\n", "2026-11-23T08:00:00.000000005Z stdout F 2026-11-23T08:32:35Z x F a\n"},
 		"no line feed":                {"a", "2026-11-23T08:00:00.000000005Z stdout F a\n"},
+		"long, cut":                   {long, "2026-11-23T08:00:00.000000005Z stdout P " + long + "\n2026-11-23T08:00:00.000000005Z stdout F \n"},
 		"long":                        {long + "y\n", "2026-11-23T08:00:00.000000005Z stdout P " + long + "\n2026-11-23T08:00:00.000000005Z stdout F y\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
