@@ -16,8 +16,11 @@ const AnnotationPrefix = "org.criu.restore/"
 // annotationTCP is the pod annotation for one pod's [TCP], after the prefix.
 const annotationTCP = "tcp-connections"
 
+// annotationCompression is the pod annotation for one pod's [Compression], after the prefix.
+const annotationCompression = "checkpoint-compression"
+
 // known are the pod annotations that there are, after the prefix.
-var known = []string{annotationTCP}
+var known = []string{annotationTCP, annotationCompression}
 
 // TCP is what becomes of TCP connections that were established when the checkpoint was taken.
 type TCP string
@@ -33,14 +36,15 @@ const (
 
 // Pod are a pod's requests to the plugin, with the node's values where it makes none.
 type Pod struct {
-	TCP TCP
+	TCP         TCP
+	Compression Compression
 }
 
 // Pod reads a pod's annotations. An annotation that the node does not hear is refused and not
 // ignored: the pod wants something else than it would get. The error is of class errdefs.ErrPermissionDenied, or
 // errdefs.ErrInvalidArgument for a value or a name that there is not.
 func (p *Policy) Pod(annotations map[string]string) (Pod, error) {
-	out := Pod{TCP: p.tcp}
+	out := Pod{TCP: p.tcp, Compression: p.compression}
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
 		name, ours := strings.CutPrefix(key, AnnotationPrefix)
 		switch {
@@ -53,8 +57,16 @@ func (p *Policy) Pod(annotations map[string]string) (Pod, error) {
 			return Pod{}, fmt.Errorf("pod annotation %q: it is not heard on this node: remove it, or add %q to pod_annotations: %w",
 				key, name, errdefs.ErrPermissionDenied)
 		}
-		out.TCP = TCP(annotations[key])
-		if err := checkTCP(fmt.Sprintf("pod annotation %q", key), out.TCP); err != nil {
+		var err error
+		switch what := fmt.Sprintf("pod annotation %q", key); name {
+		case annotationTCP:
+			out.TCP = TCP(annotations[key])
+			err = checkTCP(what, out.TCP)
+		case annotationCompression:
+			out.Compression = Compression(annotations[key])
+			err = checkCompression(what, out.Compression)
+		}
+		if err != nil {
 			return Pod{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 		}
 	}

@@ -26,6 +26,10 @@ type Config struct {
 	Namespaces []string
 	// PodAnnotations are the names, after [AnnotationPrefix], of the pod annotations that are heard.
 	PodAnnotations []string
+	// CheckpointImages admits image names as locations of new checkpoints.
+	CheckpointImages bool
+	// Compression of new checkpoints, if the pod does not say.
+	Compression Compression
 	// TCP is what becomes of established connections if the pod does not say.
 	TCP TCP
 }
@@ -38,6 +42,9 @@ type Policy struct {
 	namespaces []Pattern
 	heard      []string
 	tcp        TCP
+
+	checkpointImages bool
+	compression      Compression
 }
 
 // New validates the configuration. The error, of class
@@ -49,10 +56,12 @@ func New(c Config) (*Policy, error) {
 		c.BaseImages = []string{"**"}
 	}
 	bases, berr := patterns("allowed_base_images", c.BaseImages)
-	if err := errors.Join(ierr, berr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP)); err != nil {
+	if err := errors.Join(ierr, berr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP),
+		checkCompression("checkpoint_compression", c.Compression)); err != nil {
 		return nil, err
 	}
-	return &Policy{archives: c.AllowArchives, images: images, bases: bases, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP}, nil
+	return &Policy{archives: c.AllowArchives, images: images, bases: bases, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP,
+		checkpointImages: c.CheckpointImages, compression: c.Compression}, nil
 }
 
 func patterns(key string, values []string) ([]Pattern, error) {
