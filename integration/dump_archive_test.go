@@ -102,6 +102,10 @@ func TestCheckpointArchiveIsAsStock(t *testing.T) {
 	if !slices.Equal(entries[0], entries[1]) {
 		t.Errorf("entries of stock's archive: %q\nof ours: %q", entries[0], entries[1])
 	}
+	// Ours reads the overlay's own directory and does not compare: a directory that was replaced is opaque instead of having a
+	// whiteout for each file that is hidden, and one that was copied up (by CRIU, for its mount points) is there though nothing of it has changed.
+	diffs[0] = append(slices.DeleteFunc(diffs[0], func(name string) bool { return strings.HasPrefix(name, "home/.wh.") }), "home/.wh..wh..opq", "tmp")
+	slices.Sort(diffs[0])
 	if !slices.Equal(diffs[0], diffs[1]) {
 		t.Errorf("changes in stock's archive: %q\nin ours: %q", diffs[0], diffs[1])
 	}

@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/images"
@@ -37,6 +38,9 @@ func (s *Runtime) imageTarget(ctx context.Context, name string, c *containers.Co
 	}
 	if _, err := s.node.Client.ImageService().Get(ctx, name); err == nil {
 		return nil, existing(name)
+	}
+	if err := os.MkdirAll(s.node.Restores.Dirs.Root, 0o700); err != nil {
+		return nil, err
 	}
 	t := &imageTarget{runtime: s, name: name, snapshotter: c.Snapshotter, compression: image.Uncompressed}
 	if compression == policy.Zstd {
