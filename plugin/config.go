@@ -47,8 +47,14 @@ type Config struct {
 	// then supplies: "off", "on", or "auto" for checkpoints of 64 MiB or more. Default "off".
 	LazyPages string `toml:"lazy_pages" json:"lazyPages"`
 	// PodAnnotations are the names, after "org.criu.restore/", of the pod annotations that are heard on this
-	// node. There are "lazy-pages" and "tcp-connections". Default none.
+	// node. There are "tcp-connections", "lazy-pages" and "checkpoint-compression". Default none.
 	PodAnnotations []string `toml:"pod_annotations" json:"podAnnotations"`
+	// AllowCheckpointImages admits "oci-image:NAME" as the location of a new checkpoint, which then becomes an
+	// image in containerd's image store instead of an archive. Default false.
+	AllowCheckpointImages bool `toml:"allow_checkpoint_images" json:"allowCheckpointImages"`
+	// CheckpointCompression of new checkpoints, archives and layers of images, is "none" or "zstd", which is
+	// smaller and slower. Default "none".
+	CheckpointCompression string `toml:"checkpoint_compression" json:"checkpointCompression"`
 	// BaseImagePullTimeout bounds the pull of a base image, which goes on when the
 	// request that began it has ended. Default "30m".
 	BaseImagePullTimeout string `toml:"base_image_pull_timeout" json:"baseImagePullTimeout"`
@@ -77,24 +83,25 @@ type Config struct {
 func DefaultConfig() Config {
 	l := checkpoint.DefaultLimits()
 	return Config{
-		Enable:               true,
-		AllowedImages:        []string{"**"},
-		AllowedBaseImages:    []string{"**"},
-		AllowedNamespaces:    []string{"*"},
-		PullBaseImages:       true,
-		Verification:         strict,
-		TCPConnections:       string(policy.RefuseTCP),
-		LazyPages:            string(policy.LazyOff),
-		PodAnnotations:       []string{},
-		BaseImagePullTimeout: "30m",
-		CRIUConfig:           "/etc/criu/runc.conf",
-		FailedLogDir:         "failed",
-		FailedLogs:           20,
-		MaxMetadataSize:      l.MetadataBytes,
-		MaxLogSize:           l.LogBytes,
-		MaxDiffSize:          l.DiffBytes,
-		MaxArchiveSize:       l.ArchiveBytes,
-		MaxEntries:           l.Entries,
+		Enable:                true,
+		AllowedImages:         []string{"**"},
+		AllowedBaseImages:     []string{"**"},
+		AllowedNamespaces:     []string{"*"},
+		PullBaseImages:        true,
+		Verification:          strict,
+		TCPConnections:        string(policy.RefuseTCP),
+		LazyPages:             string(policy.LazyOff),
+		PodAnnotations:        []string{},
+		CheckpointCompression: string(policy.Uncompressed),
+		BaseImagePullTimeout:  "30m",
+		CRIUConfig:            "/etc/criu/runc.conf",
+		FailedLogDir:          "failed",
+		FailedLogs:            20,
+		MaxMetadataSize:       l.MetadataBytes,
+		MaxLogSize:            l.LogBytes,
+		MaxDiffSize:           l.DiffBytes,
+		MaxArchiveSize:        l.ArchiveBytes,
+		MaxEntries:            l.Entries,
 	}
 }
 
@@ -117,7 +124,8 @@ func (c *Config) validate(root string) (*settings, error) {
 		err  error
 	)
 	if s.policy, err = policy.New(policy.Config{AllowArchives: c.AllowArchives, Images: c.AllowedImages, BaseImages: append([]string{}, c.AllowedBaseImages...), Namespaces: c.AllowedNamespaces,
-		PodAnnotations: c.PodAnnotations, TCP: policy.TCP(c.TCPConnections), Lazy: policy.Lazy(c.LazyPages)}); err != nil {
+		PodAnnotations: c.PodAnnotations, TCP: policy.TCP(c.TCPConnections), Lazy: policy.Lazy(c.LazyPages),
+		CheckpointImages: c.AllowCheckpointImages, Compression: policy.Compression(c.CheckpointCompression)}); err != nil {
 		errs = append(errs, err)
 	}
 	if c.Verification != strict && c.Verification != audit {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -50,8 +51,24 @@ func decorate(ic *plugin.InitContext, inner hook.CRIServices) (hook.CRIServices,
 	if n.RegistryDirs, err = hook.RegistryDirs(ic); err != nil {
 		return inner, err
 	}
+	n.NoCRIU = criuDisabled(ic)
 	r, i := cri.New(n, inner.Runtime, inner.Images)
 	return hook.CRIServices{Runtime: r, Images: i}, nil
+}
+
+// criuDisabled reports whether the CRI plugin's enable_criu is false (containerd: internal/cri/config,
+// RuntimeConfig, of which no type is exported).
+func criuDisabled(ic *plugin.InitContext) bool {
+	p := ic.Plugins().Get(plugins.CRIServicePlugin, "runtime")
+	if p == nil {
+		return false
+	}
+	config := reflect.Indirect(reflect.ValueOf(p.Config))
+	if config.Kind() != reflect.Struct {
+		return false
+	}
+	enabled, ok := config.FieldByName("EnableCRIU").Interface().(*bool)
+	return ok && enabled != nil && !*enabled
 }
 
 // supported looks for what a restore needs on the node: a CRIU that works, and

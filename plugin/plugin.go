@@ -19,10 +19,12 @@ import (
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/containerd/v2/plugins/services"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
 	"github.com/cri-restore/cri-restore/internal/cri"
+	"github.com/cri-restore/cri-restore/internal/dump"
 	"github.com/cri-restore/cri-restore/internal/hook"
 	"github.com/cri-restore/cri-restore/internal/restore"
 	"github.com/cri-restore/cri-restore/internal/task"
@@ -123,6 +125,10 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 		CRIUConfig:  config.CRIUConfig,
 		Pages:       pages,
 	}
+	dumps := &dump.Store{Tasks: tasks, Leases: store.Leases, Snapshotter: store.Snapshotter, Bundles: store.Bundles, State: state}
+	if err := dumps.Reconcile(namespaces.WithNamespace(ic.Context, namespace)); err != nil {
+		log.G(ic.Context).WithError(err).Warn("some of what cut-off checkpoints had left could not be put right")
+	}
 	exchange, err := ic.GetSingle(plugins.EventPlugin)
 	if err != nil {
 		return nil, err
@@ -134,7 +140,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 	ic.Meta.Exports["allow_archives"] = strconv.FormatBool(config.AllowArchives)
 	names := slices.Sorted(maps.Keys(snapshotters))
 	return &cri.Node{
-		Client: client, Snapshotters: names, Restores: store, Policy: s.policy, Limits: s.limits,
+		Client: client, Snapshotters: names, Restores: store, Dumps: dumps, CRIRoot: filepath.Join(filepath.Dir(root), plugins.GRPCPlugin.String()+".cri"), Policy: s.policy, Limits: s.limits,
 		PullTimeout: s.pullTimeout, NeverPull: !config.PullBaseImages, Audit: config.Verification == audit,
 	}, nil
 }

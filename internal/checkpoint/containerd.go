@@ -4,6 +4,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
+// LogFile is the log of the container in a checkpoint by containerd.
+const LogFile = "container.log"
+
 // containerdFormat is what containerd's CheckpointContainer writes
 // (internal/cri/server/container_checkpoint_linux.go, 2.1 to 2.4).
 type containerdFormat struct{}
@@ -31,7 +34,7 @@ func (containerdFormat) base(c *config, _ *specs.Spec) (BaseImage, error) {
 	return BaseImage{Name: first(c.RootfsImage, c.RootfsImageName), Reference: ref}, nil
 }
 
-func (containerdFormat) log() string { return "container.log" }
+func (containerdFormat) log() string { return LogFile }
 
 // whiteouts: it is a layer (core/diff).
 func (containerdFormat) whiteouts() bool { return true }

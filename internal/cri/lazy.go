@@ -30,24 +30,6 @@ func (n *Node) lazily(asked policy.Lazy, dir string) (bool, error) {
 	return asked.Lazily(pages), nil
 }
 
-// drained waits until a container that was restored lazily has all of its memory, before it is checkpointed.
-// The ID may be a prefix. What is not found is for containerd to say.
-func (s *Runtime) drained(ctx context.Context, id string) error {
-	resp, err := s.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id})
-	if err != nil {
-		return nil //nolint:nilerr // containerd says it
-	}
-	return s.node.Restores.WaitDrained(ctx, resp.GetStatus().GetId())
-}
-
-// CheckpointContainer checkpoints a container as soon as all of its memory is there.
-func (s *Runtime) CheckpointContainer(ctx context.Context, r *runtime.CheckpointContainerRequest) (*runtime.CheckpointContainerResponse, error) {
-	if err := s.drained(ctx, r.GetContainerId()); err != nil {
-		return nil, err
-	}
-	return s.RuntimeServiceServer.CheckpointContainer(ctx, r)
-}
-
 // reasonPagesLost is the reason, in CRI's status, of the end of a container whose memory did not arrive.
 const reasonPagesLost = "RestoreError"
 

@@ -6,6 +6,8 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/docker/go-metrics"
 	"google.golang.org/grpc/status"
+
+	"github.com/cri-restore/cri-restore/internal/dump"
 )
 
 // creations times CreateContainer calls for checkpoints, by the gRPC code of their outcome.
@@ -32,4 +34,24 @@ func countFindings(byCheck map[string]int) {
 
 func observeCreation(since time.Time, err error) {
 	creations.WithValues(status.Code(errgrpc.ToGRPC(err)).String()).UpdateSince(since)
+}
+
+// checkpoints times CheckpointContainer calls, by the gRPC code of their outcome; steps the parts of those
+// that succeeded, and among them how long their containers were frozen.
+var checkpoints, steps = func() (all, steps metrics.LabeledTimer) {
+	ns := metrics.NewNamespace("containerd", "cri_restore", nil)
+	all = ns.NewLabeledTimer("checkpoint", "The time it takes to checkpoint a container, by gRPC code", "code")
+	steps = ns.NewLabeledTimer("checkpoint_step", "The time that the steps of a checkpoint take: frozen, and criu and diff within that; write", "step")
+	metrics.Register(ns)
+	return all, steps
+}()
+
+func observeCheckpoint(since time.Time, err error) {
+	checkpoints.WithValues(status.Code(errgrpc.ToGRPC(err)).String()).UpdateSince(since)
+}
+
+func observeDump(t *dump.Times) {
+	for step, took := range t.All() {
+		steps.WithValues(step).Update(took)
+	}
 }

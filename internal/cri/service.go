@@ -14,6 +14,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/dump"
 	"github.com/cri-restore/cri-restore/internal/image"
 	"github.com/cri-restore/cri-restore/internal/policy"
 	"github.com/cri-restore/cri-restore/internal/restore"
@@ -29,6 +30,12 @@ type Node struct {
 	Client *containerd.Client
 	// Snapshotters are the names of the node's snapshotters.
 	Snapshotters []string
+	// Dumps takes checkpoints.
+	Dumps *dump.Store
+	// CRIRoot is the root directory of containerd's CRI plugin.
+	CRIRoot string
+	// NoCRIU is set if the CRI plugin's own configuration forbids checkpoints (enable_criu = false).
+	NoCRIU bool
 	// Restores keeps the restores.
 	Restores *restore.Store
 	// Policy says who may restore what.
@@ -49,6 +56,7 @@ type Node struct {
 type Runtime struct {
 	runtime.RuntimeServiceServer
 	node     *Node
+	images   runtime.ImageServiceServer
 	detector *image.Detector
 	bases    *image.Bases
 }
@@ -74,7 +82,7 @@ func New(n *Node, r runtime.RuntimeServiceServer, i runtime.ImageServiceServer) 
 		bases    = image.NewBases(i, n.Client.ContentStore(), n.PullTimeout)
 	)
 	bases.NeverPull, bases.Admit, bases.HostDirs = n.NeverPull, n.Policy.BaseImage, n.RegistryDirs
-	return &Runtime{RuntimeServiceServer: r, node: n, detector: detector, bases: bases},
+	return &Runtime{RuntimeServiceServer: r, node: n, images: i, detector: detector, bases: bases},
 		&Images{ImageServiceServer: i, node: n, detector: detector, bases: bases}
 }
 

@@ -94,7 +94,11 @@ func writeLayer(ctx context.Context, store content.Store, c *checkpoint.Checkpoi
 	if err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
-	err = writeTar(ctx, io.MultiWriter(z, sum.Hash()), c)
+	w := io.Writer(z)
+	if compression != Uncompressed { // else the store's digest is that of the same bytes
+		w = io.MultiWriter(z, sum.Hash())
+	}
+	err = writeTar(ctx, w, c)
 	if err = errors.Join(err, z.Close()); err != nil { // also ends the goroutines of the encoder
 		return ocispec.Descriptor{}, "", err
 	}
@@ -109,7 +113,11 @@ func writeLayer(ctx context.Context, store content.Store, c *checkpoint.Checkpoi
 	if err := cw.Commit(ctx, desc.Size, desc.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
 		return ocispec.Descriptor{}, "", err
 	}
-	return desc, sum.Digest(), label(ctx, store, desc.Digest, map[string]string{labels.LabelUncompressed: sum.Digest().String()})
+	diffID = desc.Digest
+	if compression != Uncompressed {
+		diffID = sum.Digest()
+	}
+	return desc, diffID, label(ctx, store, desc.Digest, map[string]string{labels.LabelUncompressed: diffID.String()})
 }
 
 // writeTar writes the tree in lexical order, owned by root and closed to others,

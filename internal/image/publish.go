@@ -50,7 +50,10 @@ func Publish(ctx context.Context, client *containerd.Client, snapshotter, name, 
 	}
 	if ns, _ := namespaces.Namespace(ctx); ns == criNamespace {
 		if conn, ok := client.Conn().(*grpc.ClientConn); ok && conn != nil { // nil in one process
-			err = awaitCRI(ctx, client.ContentStore(), runtime.NewImageServiceClient(conn), img)
+			cri := runtime.NewImageServiceClient(conn)
+			err = Await(ctx, client.ContentStore(), func(ctx context.Context, r *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse, error) {
+				return cri.ImageStatus(ctx, r)
+			}, img)
 		}
 	}
 	return desc, err
@@ -70,16 +73,18 @@ func put(ctx context.Context, store images.Store, img images.Image) error {
 	return err
 }
 
-// awaitCRI returns when the image's name means the image to the CRI. The CRI hears
+// Await returns when the image's name means the image to the CRI. The CRI hears
 // of new images by events and reports nothing when it is done with one, so it has
-// to be asked again.
-func awaitCRI(ctx context.Context, provider content.Provider, client runtime.ImageServiceClient, img images.Image) error {
+// to be asked again. status is the CRI's ImageStatus, with gRPC's errors.
+func Await(ctx context.Context, provider content.Provider,
+	status func(context.Context, *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse, error), img images.Image,
+) error {
 	config, err := images.Config(ctx, provider, img.Target, nil)
 	if err != nil {
 		return fmt.Errorf("image %s: %w", img.Name, err)
 	}
 	_, err = backoff.Retry(ctx, func() (struct{}, error) {
-		resp, err := client.ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: img.Name}})
+		resp, err := status(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: img.Name}})
 		switch err = errgrpc.ToNative(err); {
 		case errdefs.IsNotImplemented(err):
 			return struct{}{}, nil // containerd without the CRI plugin

@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -141,14 +140,13 @@ func TestPublishFails(t *testing.T) {
 
 // fakeClient knows the image from some question on, and another one before.
 type fakeClient struct {
-	runtime.ImageServiceClient
 	id    string
 	asked int
 	known int // never if 0
 	err   error
 }
 
-func (f *fakeClient) ImageStatus(context.Context, *runtime.ImageStatusRequest, ...grpc.CallOption) (*runtime.ImageStatusResponse, error) {
+func (f *fakeClient) ImageStatus(context.Context, *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse, error) {
 	f.asked++
 	switch {
 	case f.known > 0 && f.asked >= f.known:
@@ -176,13 +174,13 @@ func TestAwaitCRI(t *testing.T) {
 		"without plugin": {0, status.Error(codes.Unimplemented, "unknown service"), 1},
 	} {
 		client := &fakeClient{id: config.Digest.String(), known: c.known, err: c.err}
-		if err := awaitCRI(w.ctx, w.reads, client, img); err != nil || client.asked != c.asked {
+		if err := Await(w.ctx, w.reads, client.ImageStatus, img); err != nil || client.asked != c.asked {
 			t.Errorf("%s: asked %d times, %v", name, client.asked, err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(w.ctx, 50*time.Millisecond)
 	defer cancel()
-	if err := awaitCRI(ctx, w.reads, &fakeClient{}, img); !errdefs.IsDeadlineExceeded(err) || !strings.Contains(err.Error(), img.Name) {
+	if err := Await(ctx, w.reads, (&fakeClient{}).ImageStatus, img); !errdefs.IsDeadlineExceeded(err) || !strings.Contains(err.Error(), img.Name) {
 		t.Errorf("%v", err)
 	}
 }

@@ -19,8 +19,11 @@ const annotationTCP = "tcp-connections"
 // AnnotationLazy is the pod annotation for one pod's [Lazy], after the prefix.
 const AnnotationLazy = "lazy-pages"
 
+// annotationCompression is the pod annotation for one pod's [Compression], after the prefix.
+const annotationCompression = "checkpoint-compression"
+
 // known are the pod annotations that there are, after the prefix.
-var known = []string{annotationTCP, AnnotationLazy}
+var known = []string{annotationTCP, AnnotationLazy, annotationCompression}
 
 // TCP is what becomes of TCP connections that were established when the checkpoint was taken.
 type TCP string
@@ -36,15 +39,16 @@ const (
 
 // Pod are a pod's requests to the plugin, with the node's values where it makes none.
 type Pod struct {
-	TCP  TCP
-	Lazy Lazy
+	TCP         TCP
+	Lazy        Lazy
+	Compression Compression
 }
 
 // Pod reads a pod's annotations. An annotation that the node does not hear is refused and not
 // ignored: the pod wants something else than it would get. The error is of class errdefs.ErrPermissionDenied, or
 // errdefs.ErrInvalidArgument for a value or a name that there is not.
 func (p *Policy) Pod(annotations map[string]string) (Pod, error) {
-	out := Pod{TCP: p.tcp, Lazy: p.lazy}
+	out := Pod{TCP: p.tcp, Lazy: p.lazy, Compression: p.compression}
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
 		name, ours := strings.CutPrefix(key, AnnotationPrefix)
 		switch {
@@ -57,17 +61,17 @@ func (p *Policy) Pod(annotations map[string]string) (Pod, error) {
 			return Pod{}, fmt.Errorf("pod annotation %q: it is not heard on this node: remove it, or add %q to pod_annotations: %w",
 				key, name, errdefs.ErrPermissionDenied)
 		}
-		var (
-			err  error
-			what = fmt.Sprintf("pod annotation %q", key)
-		)
-		switch name {
+		var err error
+		switch what := fmt.Sprintf("pod annotation %q", key); name {
 		case annotationTCP:
 			out.TCP = TCP(annotations[key])
 			err = checkTCP(what, out.TCP)
 		case AnnotationLazy:
 			out.Lazy = Lazy(annotations[key])
 			err = checkLazy(what, out.Lazy)
+		case annotationCompression:
+			out.Compression = Compression(annotations[key])
+			err = checkCompression(what, out.Compression)
 		}
 		if err != nil {
 			return Pod{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)

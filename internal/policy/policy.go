@@ -26,6 +26,10 @@ type Config struct {
 	Namespaces []string
 	// PodAnnotations are the names, after [AnnotationPrefix], of the pod annotations that are heard.
 	PodAnnotations []string
+	// CheckpointImages admits image names as locations of new checkpoints.
+	CheckpointImages bool
+	// Compression of new checkpoints, if the pod does not say.
+	Compression Compression
 	// TCP is what becomes of established connections if the pod does not say.
 	TCP TCP
 	// Lazy is whether memory arrives after the processes run if the pod does not say.
@@ -41,6 +45,9 @@ type Policy struct {
 	heard      []string
 	tcp        TCP
 	lazy       Lazy
+
+	checkpointImages bool
+	compression      Compression
 }
 
 // New validates the configuration. The error, of class
@@ -52,10 +59,12 @@ func New(c Config) (*Policy, error) {
 		c.BaseImages = []string{"**"}
 	}
 	bases, berr := patterns("allowed_base_images", c.BaseImages)
-	if err := errors.Join(ierr, berr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP), checkLazy("lazy_pages", c.Lazy)); err != nil {
+	if err := errors.Join(ierr, berr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP), checkLazy("lazy_pages", c.Lazy),
+		checkCompression("checkpoint_compression", c.Compression)); err != nil {
 		return nil, err
 	}
-	return &Policy{archives: c.AllowArchives, images: images, bases: bases, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP, lazy: c.Lazy}, nil
+	return &Policy{archives: c.AllowArchives, images: images, bases: bases, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP, lazy: c.Lazy,
+		checkpointImages: c.CheckpointImages, compression: c.Compression}, nil
 }
 
 func patterns(key string, values []string) ([]Pattern, error) {

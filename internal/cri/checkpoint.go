@@ -1,0 +1,159 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/tracing"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/dump"
+	"github.com/cri-restore/cri-restore/internal/policy"
+	"github.com/cri-restore/cri-restore/internal/restore"
+)
+
+// CheckpointContainer checkpoints a running container into an archive, or straight into a checkpoint image, and
+// lets it run on. The archive holds what containerd's own CheckpointContainer writes
+// (internal/cri/server/container_checkpoint_linux.go).
+func (s *Runtime) CheckpointContainer(ctx context.Context, r *runtime.CheckpointContainerRequest) (*runtime.CheckpointContainerResponse, error) {
+	if s.node.NoCRIU {
+		return s.RuntimeServiceServer.CheckpointContainer(ctx, r) // which says so
+	}
+	resp, err := s.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: r.GetContainerId()})
+	if err != nil {
+		return nil, fmt.Errorf("an error occurred when trying to find container the container status %q: %w", r.GetContainerId(), err)
+	}
+	status := resp.GetStatus()
+	if state := status.GetState(); state != runtime.ContainerState_CONTAINER_RUNNING {
+		return nil, fmt.Errorf("container %q is in %s state. only %s containers can be checkpointed",
+			status.GetId(), state, runtime.ContainerState_CONTAINER_RUNNING)
+	}
+	c, err := s.node.Client.ContainerService().Get(ctx, status.GetId())
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", status.GetId(), err)
+	}
+	if c.Runtime.Name != restore.RuntimeRunc {
+		return s.RuntimeServiceServer.CheckpointContainer(ctx, r) // for the runtime to say
+	}
+	if r.GetTimeout() > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(r.GetTimeout())*time.Second,
+			fmt.Errorf("the checkpoint was not done within the %d seconds of the request: %w", r.GetTimeout(), context.DeadlineExceeded))
+		defer cancel()
+	}
+	// CRIU does not dump what a page server is still to bring.
+	if err := s.node.Restores.WaitDrained(ctx, c.ID); err != nil {
+		return nil, err
+	}
+	if err := s.checkpoint(ctx, r.GetLocation(), &c, status); err != nil {
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("failed to checkpoint container %q: %w", c.ID, err)
+	}
+	return &runtime.CheckpointContainerResponse{}, nil
+}
+
+// target is where a checkpoint is to be.
+type target interface {
+	// place is the directory in which the checkpoint is made and the name of what is made.
+	place() (dir, name string)
+	// prepare returns the directory into which CRIU dumps.
+	prepare(ctx context.Context, d *dump.Dump) (string, error)
+	// finish makes the result of that directory.
+	finish(ctx context.Context, d *dump.Dump, dir string) error
+}
+
+// target chooses by the location, and refuses one that cannot be.
+func (s *Runtime) target(ctx context.Context, location string, c *containers.Container) (target, error) {
+	compression, err := s.compression(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if name, ok := strings.CutPrefix(location, policy.ImageLocation); ok {
+		return s.imageTarget(ctx, name, c, compression)
+	}
+	if !filepath.IsAbs(location) || strings.HasSuffix(location, "/") {
+		return nil, fmt.Errorf("location %q: neither the absolute path of an archive nor %sNAME: %w", location, policy.ImageLocation, errdefs.ErrInvalidArgument)
+	}
+	if _, err := os.Lstat(location); err == nil {
+		return nil, fmt.Errorf("checkpoint archive %q exists: remove it, or choose another name: %w", location, errdefs.ErrAlreadyExists)
+	}
+	return &archiveTarget{file: filepath.Clean(location), compression: compression}, nil
+}
+
+// compression is the pod's wish, or else the node's value.
+func (s *Runtime) compression(ctx context.Context, c *containers.Container) (policy.Compression, error) {
+	resp, err := s.PodSandboxStatus(ctx, &runtime.PodSandboxStatusRequest{PodSandboxId: c.SandboxID})
+	if err != nil {
+		return "", fmt.Errorf("pod sandbox %q: %w", c.SandboxID, err)
+	}
+	asked, err := s.node.Policy.Pod(resp.GetStatus().GetAnnotations())
+	return asked.Compression, err
+}
+
+func (s *Runtime) checkpoint(ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus) (retErr error) {
+	ctx, span := tracing.StartSpan(ctx, "cri.restore.checkpoint", tracing.WithAttribute("container.id", c.ID), tracing.WithAttribute("location", location))
+	defer func() { span.SetStatus(retErr); span.End() }()
+	began := time.Now()
+	defer func() { observeCheckpoint(began, retErr) }()
+
+	t, err := s.target(ctx, location, c)
+	if err != nil {
+		return err
+	}
+	parent, name := t.place()
+	d, ctx, err := s.node.Dumps.Begin(ctx, c, parent, name)
+	if err != nil {
+		return err
+	}
+	defer d.End(ctx)
+	dir, err := t.prepare(ctx, d)
+	if err != nil {
+		return err
+	}
+	logged, err := openLog(status.GetLogPath())
+	if err != nil {
+		return err
+	}
+	defer logged.close()
+	// Before the freeze, because it can fail and needs no frozen container.
+	if err := s.node.describe(c, status, dir); err != nil {
+		return err
+	}
+	if err := d.Take(ctx, dir, logged.mark); err != nil {
+		return err
+	}
+	writing := time.Now()
+	if err := logged.copy(ctx, filepath.Join(dir, checkpoint.LogFile)); err != nil {
+		return fmt.Errorf("container log: %w", err)
+	}
+	if err := t.finish(ctx, d, dir); err != nil {
+		return err
+	}
+	d.Times.Write = time.Since(writing)
+	observeDump(&d.Times)
+	for key, took := range d.Times.All() {
+		span.SetAttributes(tracing.Attribute(key, took.String()))
+	}
+	log.G(ctx).WithFields(fields(&d.Times)).WithField("container", c.ID).WithField("location", location).
+		WithField("took", time.Since(began).Round(time.Millisecond).String()).Info("checkpointed container")
+	return nil
+}
+
+func fields(t *dump.Times) log.Fields {
+	out := log.Fields{}
+	for key, took := range t.All() {
+		out[key] = took.Round(time.Millisecond / 10).String()
+	}
+	return out
+}

@@ -1,0 +1,145 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	metadata "github.com/checkpoint-restore/checkpointctl/lib"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// describe writes what the checkpoint says of the container, as containerd's own does.
+func (n *Node) describe(c *containers.Container, status *runtime.ContainerStatus, dir string) error {
+	name, err := nameOf(c)
+	if err != nil {
+		return err
+	}
+	for _, doc := range []struct {
+		file string
+		v    any
+	}{
+		{metadata.ConfigDumpFile, &metadata.ContainerConfig{
+			ID:              c.ID,
+			Name:            name,
+			RootfsImage:     status.GetImage().GetImage(),
+			RootfsImageName: status.GetImage().GetImage(),
+			RootfsImageRef:  status.GetImageRef(),
+			OCIRuntime:      c.Runtime.Name,
+			CreatedTime:     c.CreatedAt,
+			CheckpointedAt:  time.Now(),
+		}},
+		{metadata.StatusDumpFile, status},
+		{metadata.SpecDumpFile, json.RawMessage(c.Spec.GetValue())},
+	} {
+		data, err := json.Marshal(doc.v)
+		if err != nil {
+			return fmt.Errorf("%s: %w", doc.file, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, doc.file), data, 0o600); err != nil {
+			return err
+		}
+	}
+	// The CRI plugin's own record of the container's state, for checkpointctl.
+	src, _, err := openRegular(filepath.Join(n.CRIRoot, "containers", c.ID, metadata.StatusFile))
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return writeFrom(filepath.Join(dir, metadata.StatusFile), src)
+}
+
+// nameOf is the name that the CRI plugin has given the container
+// (containerd: internal/cri/labels, internal/cri/store/container).
+func nameOf(c *containers.Container) (string, error) {
+	var m struct{ Metadata struct{ Name string } }
+	ext, ok := c.Extensions["io.cri-containerd.container.metadata"]
+	if !ok {
+		return "", fmt.Errorf("container %s has no metadata of the CRI plugin: %w", c.ID, errdefs.ErrFailedPrecondition)
+	}
+	if err := json.Unmarshal(ext.GetValue(), &m); err != nil {
+		return "", fmt.Errorf("CRI plugin's metadata of container %s: %w", c.ID, err)
+	}
+	return m.Metadata.Name, nil
+}
+
+// containerLog is the log of a container, up to the moment of its checkpoint.
+type containerLog struct {
+	f    *os.File // nil if there is none
+	size int64
+}
+
+// openLog opens the log before the checkpoint, because it may be rotated meanwhile.
+func openLog(name string) (*containerLog, error) {
+	f, size, err := openRegular(name)
+	if name == "" || errors.Is(err, fs.ErrNotExist) {
+		return &containerLog{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("container log: %w", err)
+	}
+	return &containerLog{f: f, size: size}, nil
+}
+
+// mark is called while the container is frozen: what it writes later is not part of the checkpoint. If
+// that cannot be told, the log ends where it did before.
+func (l *containerLog) mark() {
+	if l.f == nil {
+		return
+	}
+	if fi, err := l.f.Stat(); err == nil {
+		l.size = fi.Size()
+	}
+}
+
+func (l *containerLog) copy(ctx context.Context, file string) error {
+	if l.f == nil {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return writeFrom(file, io.LimitReader(l.f, l.size))
+}
+
+func (l *containerLog) close() {
+	if l.f != nil {
+		l.f.Close()
+	}
+}
+
+// openRegular opens a regular file and nothing else: opening a FIFO would block.
+func openRegular(name string) (*os.File, int64, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%s is %s and no regular file: %w", name, fi.Mode().Type(), errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, fi.Size(), nil
+}
+
+func writeFrom(file string, src io.Reader) (err error) {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	_, err = io.Copy(f, src)
+	return err
+}

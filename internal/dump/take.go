@@ -1,0 +1,163 @@
+package dump
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	metadata "github.com/checkpoint-restore/checkpointctl/lib"
+	api "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/cri-restore/cri-restore/internal/criu"
+)
+
+const (
+	// maxLines and maxBytes bound what of CRIU's log becomes part of an error.
+	maxLines, maxBytes = 5, 2 << 10
+	// resumeTries is how often the end of the freeze is tried.
+	resumeTries = 3
+)
+
+// Take writes the images of the container's processes, CRIU's log and statistics, and the changes
+// of its root file system into dir, an existing directory of the caller. The container is frozen until both were read,
+// so that they fit to each other. still is called at the end of that time.
+//
+// CRIU cannot be stopped half way without harm to the processes, so it is waited for even if the context ends.
+// Errors: the context's; errdefs.ErrFailedPrecondition and CRIU's words if it cannot dump the container.
+func (d *Dump) Take(ctx context.Context, dir string, still func()) (retErr error) {
+	changes, err := d.changes(ctx)
+	if err != nil {
+		return fmt.Errorf("root file system of container %s: %w", d.container.ID, err)
+	}
+	// Not compressed while the container waits. It has no name, and mostly never reaches the disk.
+	spool, err := os.CreateTemp(d.dir, "diff-")
+	if err != nil {
+		return err
+	}
+	defer spool.Close()
+	if err := os.Remove(spool.Name()); err != nil {
+		return err
+	}
+	images := filepath.Join(dir, metadata.CheckpointDirectory)
+	if err := os.Mkdir(images, 0o700); err != nil {
+		return err
+	}
+	if err := d.frozen(ctx, func() error {
+		began := time.Now()
+		err := d.criu(ctx, images, dir)
+		d.Times.CRIU = time.Since(began)
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		began = time.Now()
+		if err := changes(ctx, spool); err != nil {
+			return fmt.Errorf("changes of the root file system of container %s: %w", d.container.ID, err)
+		}
+		d.Times.Diff = time.Since(began)
+		still()
+		return nil
+	}); err != nil {
+		return err
+	}
+	return compress(ctx, spool, filepath.Join(dir, metadata.RootFsDiffTar))
+}
+
+// frozen calls f while the container is frozen. The container runs on in any case; CRIU leaves a container that was
+// frozen before it came as it was.
+func (d *Dump) frozen(ctx context.Context, f func() error) (retErr error) {
+	if !d.freezes {
+		return f()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	began := time.Now()
+	defer func() {
+		if err := d.store.resume(ctx, d.container.ID); err != nil {
+			retErr = errors.Join(retErr, err)
+		}
+		d.Times.Frozen = time.Since(began)
+	}()
+	// Not cut short: a freeze that was given up half way would be nobody's to end.
+	if _, err := d.store.Tasks.Pause(context.WithoutCancel(ctx), &api.PauseTaskRequest{ContainerID: d.container.ID}); err != nil {
+		return fmt.Errorf("freeze container %s: %w", d.container.ID, errgrpc.ToNative(err))
+	}
+	return f()
+}
+
+// resume lets a container run on that may be frozen. One that has ended meanwhile needs nothing.
+func (s *Store) resume(ctx context.Context, container string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	var errs []error
+	for range resumeTries {
+		_, err := s.Tasks.Resume(ctx, &api.ResumeTaskRequest{ContainerID: container})
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, errgrpc.ToNative(err))
+		resp, err := s.Tasks.Get(ctx, &api.GetRequest{ContainerID: container})
+		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+			return nil
+		}
+		if status := resp.GetProcess().GetStatus(); err == nil && status != tasktypes.Status_PAUSED && status != tasktypes.Status_PAUSING {
+			return nil
+		}
+	}
+	err := fmt.Errorf("container %s is still frozen: resume it with ctr, or stop it: %w", container, errors.Join(errs...))
+	log.G(ctx).WithError(err).Error("failed to let a container run on after its checkpoint")
+	return err
+}
+
+// criu lets CRIU dump the processes: the shim calls runc, and runc CRIU.
+func (d *Dump) criu(ctx context.Context, images, work string) error {
+	o, err := typeurl.MarshalAnyToProto(&options.CheckpointOptions{ImagePath: images, WorkPath: work})
+	if err != nil {
+		return err
+	}
+	_, err = d.store.Tasks.Checkpoint(context.WithoutCancel(ctx), &api.CheckpointTaskRequest{ContainerID: d.container.ID, Options: o})
+	if err == nil {
+		return nil
+	}
+	err = errgrpc.ToNative(err)
+	lines, lerr := criu.ErrorLines(filepath.Join(work, "dump.log"), maxLines, maxBytes)
+	if lerr == nil && len(lines) > 0 {
+		// What the shim says names a log that is gone by the time anybody reads it.
+		err = fmt.Errorf("criu: %s: %w", strings.Join(lines, "; "), errdefs.ErrFailedPrecondition)
+	}
+	return fmt.Errorf("checkpointing container %q failed: %w", d.container.ID, err)
+}
+
+// compress writes the spooled tar to a new file as the gzip that containerd's checkpoints have.
+func compress(ctx context.Context, spool *os.File, name string) (err error) {
+	if _, err := spool.Seek(0, 0); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	z, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	if err := copyWith(ctx, z, spool); err != nil {
+		return err
+	}
+	return z.Close()
+}
