@@ -105,6 +105,7 @@ func TestConfigurationPageErrors(t *testing.T) {
 		"verification":            func(c *Config) { c.Verification = "off" },
 		"tcp_connections":         func(c *Config) { c.TCPConnections = "keep" },
 		"lazy_pages":              func(c *Config) { c.LazyPages = "yes" },
+		"checkpoint_compression":  func(c *Config) { c.CheckpointCompression = "gzip" },
 		"pod_annotations":         func(c *Config) { c.PodAnnotations = []string{"lazy"} },
 		"base_image_pull_timeout": func(c *Config) { c.BaseImagePullTimeout = "soon" },
 		"criu_config":             func(c *Config) { c.CRIUConfig = "runc.conf" },
