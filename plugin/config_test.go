@@ -57,7 +57,7 @@ func keys(t *testing.T) []string {
 // Each key's bad values are refused by its name. A new key must say here what a bad value is.
 func TestBadValuesAreRefusedByName(t *testing.T) {
 	bad := map[string][]func(*Config){
-		"enable": nil, "allow_archives": nil, "pull_base_images": nil, // every value is good
+		"enable": nil, "allow_archives": nil, "pull_base_images": nil, "allow_checkpoint_images": nil, // every value is good
 		"verification":            {func(c *Config) { c.Verification = "" }, func(c *Config) { c.Verification = "off" }},
 		"tcp_connections":         {func(c *Config) { c.TCPConnections = "keep" }},
 		"pod_annotations":         {func(c *Config) { c.PodAnnotations = []string{"lazy"} }},
@@ -65,6 +65,7 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		"allowed_base_images":     {func(c *Config) { c.AllowedBaseImages = []string{"a["} }},
 		"allowed_namespaces":      {func(c *Config) { c.AllowedNamespaces = []string{"a**b"} }, func(c *Config) { c.AllowedNamespaces = []string{"*", ""} }},
 		"base_image_pull_timeout": timeouts("", "30", "0s", "-1m", "soon"),
+		"checkpoint_compression":  {func(c *Config) { c.CheckpointCompression = "gzip" }},
 		"criu_config":             {func(c *Config) { c.CRIUConfig = "criu.conf" }, func(c *Config) { c.CRIUConfig = "./etc/criu/runc.conf" }},
 		"failed_log_dir":          {func(c *Config) { c.FailedLogDir = "../elsewhere" }, func(c *Config) { c.FailedLogDir = "a/../../b" }},
 		"failed_logs":             {func(c *Config) { c.FailedLogs = -1 }},
@@ -138,6 +139,12 @@ func TestGoodValues(t *testing.T) {
 			pod, err := s.policy.Pod(map[string]string{"org.criu.restore/tcp-connections": "restore"})
 			return err == nil && pod.TCP == policy.RestoreTCP
 		}},
+		"images of checkpoints": {func(c *Config) { c.AllowCheckpointImages = true }, func(s *settings) bool { return s.policy.CheckpointImage("a") == nil }},
+		"no images of them":     {func(*Config) {}, func(s *settings) bool { return s.policy.CheckpointImage("a") != nil }},
+		"compression": {func(c *Config) { c.CheckpointCompression = "zstd" }, func(s *settings) bool {
+			pod, err := s.policy.Pod(nil)
+			return err == nil && pod.Compression == policy.Zstd
+		}},
 		"no image":            {func(c *Config) { c.AllowedImages = []string{} }, func(s *settings) bool { return s.policy.Image("", "a") != nil }},
 		"no base image":       {func(c *Config) { c.AllowedBaseImages = nil }, func(s *settings) bool { return s.policy.BaseImage("", "a") != nil }},
 		"no namespace":        {func(c *Config) { c.AllowedNamespaces = nil }, func(s *settings) bool { return s.policy.Namespace("default") != nil }},
@@ -166,7 +173,7 @@ func TestGoodValues(t *testing.T) {
 // What "containerd config dump" writes, containerd reads back; no key is lost on the way.
 func TestTOMLRoundTrip(t *testing.T) {
 	changed := Config{
-		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
+		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", PodAnnotations: []string{"y"}, AllowCheckpointImages: true, CheckpointCompression: "zstd", BaseImagePullTimeout: "1h",
 		CRIUConfig: "/c", FailedLogDir: "/f", FailedLogs: 1, MaxMetadataSize: 2, MaxLogSize: 3, MaxDiffSize: 4, MaxArchiveSize: 5, MaxEntries: 6,
 	}
 	if v := reflect.ValueOf(changed); true {
