@@ -206,7 +206,7 @@ func TestCheckpointGivenUp(t *testing.T) {
 		_, err := n.Runtime().CheckpointContainer(ctx, &runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: file})
 		done <- err
 	}()
-	waitPages(t, filepath.Join(n.Dir(), ".late.tar.*"), 1)
+	waitFile(t, filepath.Join(n.Dir(), ".late.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
 	cancel()
 	requireRefused(t, <-done, codes.Canceled)
 	// Another one is refused as long as the first is being put away.
@@ -227,23 +227,4 @@ func TestCheckpointGivenUp(t *testing.T) {
 	requireOnly(t, n.Dir())
 	n.RequireNoLeak(t, before)
 	c.WaitLog(func(lines []string) bool { return len(lines) > len(c.Log())+2 || len(lines) > 20 })
-}
-
-// waitPages waits until CRIU has written some pages, in bytes, of a checkpoint that is made in a directory of this pattern.
-func waitPages(t testing.TB, pattern string, size int64) {
-	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-tick.C {
-		files, err := filepath.Glob(filepath.Join(pattern, "checkpoint", "checkpoint", "pages-*.img"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			if fi, err := os.Stat(file); err == nil && fi.Size() >= size {
-				return
-			}
-		}
-	}
-	t.Fatal("CRIU writes no pages")
 }

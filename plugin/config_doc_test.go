@@ -103,9 +103,9 @@ func TestConfigurationPageErrors(t *testing.T) {
 	for key, change := range map[string]func(*Config){
 		"allowed_images":          func(c *Config) { c.AllowedImages = []string{"a/**/b"} },
 		"verification":            func(c *Config) { c.Verification = "off" },
+		"checkpoint_compression":  func(c *Config) { c.CheckpointCompression = "gzip" },
 		"tcp_connections":         func(c *Config) { c.TCPConnections = "keep" },
 		"lazy_pages":              func(c *Config) { c.LazyPages = "yes" },
-		"checkpoint_compression":  func(c *Config) { c.CheckpointCompression = "gzip" },
 		"pod_annotations":         func(c *Config) { c.PodAnnotations = []string{"lazy"} },
 		"base_image_pull_timeout": func(c *Config) { c.BaseImagePullTimeout = "soon" },
 		"criu_config":             func(c *Config) { c.CRIUConfig = "runc.conf" },

@@ -144,7 +144,8 @@ func TestGoodValues(t *testing.T) {
 			pod, err := s.policy.Pod(nil)
 			return err == nil && pod.Lazy == policy.LazyAuto
 		}},
-		"images": {func(c *Config) { c.AllowCheckpointImages = true }, func(s *settings) bool { return s.policy.CheckpointImage("a") == nil }},
+		"images of checkpoints": {func(c *Config) { c.AllowCheckpointImages = true }, func(s *settings) bool { return s.policy.CheckpointImage("a") == nil }},
+		"no images of them":     {func(*Config) {}, func(s *settings) bool { return s.policy.CheckpointImage("a") != nil }},
 		"compression": {func(c *Config) { c.CheckpointCompression = "zstd" }, func(s *settings) bool {
 			pod, err := s.policy.Pod(nil)
 			return err == nil && pod.Compression == policy.Zstd

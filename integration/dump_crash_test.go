@@ -1,0 +1,123 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-restore/cri-restore/integration/harness"
+)
+
+// containerd is killed in the middle of a checkpoint. The next one lets the container run on and removes what is
+// left, wherever that is, and another checkpoint of the container works.
+func TestCheckpointKilled(t *testing.T) {
+	for _, tc := range []struct {
+		name, location, pattern string
+		pages                   int64
+	}{
+		{"archive at the beginning", "", ".*.tar.*/checkpoint/checkpoint/pages-*.img", 1},
+		{"archive in the middle", "", ".*.tar.*/checkpoint/checkpoint/pages-*.img", 200 << 20},
+		{"archive when it is written", "", ".*.tar.*/archive", 1},
+		{"image in the middle", "oci-image:checkpoint.example/killed:1", "", 200 << 20},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(`allow_checkpoint_images = true`))
+			c := n.Pod(t).Run("heap", workloadImage(t, n), workload("heap", "512"))
+			c.WaitLine("ok 2 ")
+			before := n.Inventory(t)
+			location, pattern := tc.location, filepath.Join(n.Dir(), tc.pattern)
+			if location == "" {
+				location = filepath.Join(n.Dir(), "killed.tar")
+			} else {
+				pattern = filepath.Join(n.State(), restorePlugin, "checkpoint-*", "image", "checkpoint", "pages-*.img")
+			}
+			go func() {
+				_, _ = n.Runtime().CheckpointContainer(n.Context(), &runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: location})
+			}()
+			waitFile(t, pattern, tc.pages)
+			n.Kill()
+			n.Start()
+			if state := c.Status().GetState(); state != runtime.ContainerState_CONTAINER_RUNNING {
+				t.Fatalf("the container is %s", state)
+			}
+			lines := len(c.Log())
+			c.WaitLog(func(now []string) bool { return len(now) > lines+2 })
+			if _, err := os.Stat(location); err == nil {
+				t.Logf("%s was done before", location)
+				if err := os.Remove(location); err != nil {
+					t.Error(err)
+				}
+			}
+			requireOnly(t, n.Dir())
+			n.RequireNoLeak(t, before)
+			archive := checkpointOf(t, c)
+			c.Remove()
+			restored := c.Pod.Run("restored", archive)
+			restored.WaitLog(func(now []string) bool { return len(now) > lines+5 })
+		})
+	}
+}
+
+// A checkpoint of a container that is removed meanwhile fails or ends well, and leaves nothing.
+func TestCheckpointOfRemoved(t *testing.T) {
+	n := harness.New(t)
+	pod, image := n.Pod(t), workloadImage(t, n)
+	before := n.Inventory(t)
+	c := pod.Run("heap", image, workload("heap", "512"))
+	c.WaitLine("ok 2 ")
+	file := filepath.Join(n.Dir(), "removed.tar")
+	done := make(chan error, 1)
+	go func() { done <- c.TryCheckpoint(file) }()
+	waitFile(t, filepath.Join(n.Dir(), ".removed.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
+	c.Remove()
+	switch err := <-done; {
+	case err == nil:
+		if err := os.Remove(file); err != nil {
+			t.Error(err)
+		}
+	default:
+		t.Logf("the checkpoint says: %v", err)
+	}
+	requireOnly(t, n.Dir())
+	forgetLog(t, c)
+	n.RequireNoLeak(t, before)
+}
+
+// Of two checkpoints of one container at once, one is taken.
+func TestCheckpointTwiceAtOnce(t *testing.T) {
+	n := harness.New(t)
+	c := n.Pod(t).Run("heap", workloadImage(t, n), workload("heap", "256"))
+	c.WaitLine("ok 2 ")
+	first, second := filepath.Join(n.Dir(), "a.tar"), filepath.Join(n.Dir(), "b.tar")
+	done := make(chan error, 1)
+	go func() { done <- c.TryCheckpoint(first) }()
+	waitFile(t, filepath.Join(n.Dir(), ".a.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
+	requireRefused(t, c.TryCheckpoint(second), codes.Aborted, c.ID, "another request")
+	if err := <-done; err != nil {
+		t.Errorf("the first: %v", err)
+	}
+	requireOnly(t, n.Dir(), "a.tar")
+}
+
+// waitFile waits until a file of the pattern has some bytes.
+func waitFile(t testing.TB, pattern string, size int64) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-tick.C {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if fi, err := os.Stat(file); err == nil && fi.Size() >= size {
+				return
+			}
+		}
+	}
+	t.Fatalf("no %s has %d bytes", pattern, size)
+}

@@ -1,0 +1,295 @@
+package dump
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	api "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	"go.etcd.io/bbolt"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// fakeTasks is a task service with one container, whose calls it writes down.
+type fakeTasks struct {
+	api.TasksClient
+	status    tasktypes.Status
+	calls     []string
+	fail      map[string]error
+	during    func() // called while CRIU dumps
+	criuLog   string
+	callsDone []bool // whether the context of the call had ended
+}
+
+func (f *fakeTasks) call(ctx context.Context, name string) error {
+	f.calls = append(f.calls, name)
+	f.callsDone = append(f.callsDone, ctx.Err() != nil)
+	return errgrpc.ToGRPC(f.fail[name])
+}
+
+func (f *fakeTasks) Get(context.Context, *api.GetRequest, ...grpc.CallOption) (*api.GetResponse, error) {
+	if err := f.fail["get"]; err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return &api.GetResponse{Process: &tasktypes.Process{Status: f.status}}, nil
+}
+
+func (f *fakeTasks) Pause(ctx context.Context, _ *api.PauseTaskRequest, _ ...grpc.CallOption) (*emptypb.Empty, error) {
+	if err := f.call(ctx, "pause"); err != nil {
+		return nil, err
+	}
+	f.status = tasktypes.Status_PAUSED
+	return &emptypb.Empty{}, nil
+}
+
+func (f *fakeTasks) Resume(ctx context.Context, _ *api.ResumeTaskRequest, _ ...grpc.CallOption) (*emptypb.Empty, error) {
+	if err := f.call(ctx, "resume"); err != nil {
+		return nil, err
+	}
+	if f.status != tasktypes.Status_PAUSED {
+		return nil, errors.New("cannot resume a running process")
+	}
+	f.status = tasktypes.Status_RUNNING
+	return &emptypb.Empty{}, nil
+}
+
+func (f *fakeTasks) Checkpoint(ctx context.Context, r *api.CheckpointTaskRequest, _ ...grpc.CallOption) (*api.CheckpointTaskResponse, error) {
+	var o options.CheckpointOptions
+	if err := typeurl.UnmarshalTo(r.Options, &o); err != nil {
+		return nil, err
+	}
+	if o.Exit {
+		return nil, errors.New("the container would end")
+	}
+	if err := os.WriteFile(filepath.Join(o.WorkPath, "dump.log"), []byte(f.criuLog), 0o600); err != nil {
+		return nil, err
+	}
+	if f.during != nil {
+		f.during()
+	}
+	if err := f.call(ctx, "checkpoint"); err != nil {
+		return nil, err
+	}
+	return &api.CheckpointTaskResponse{}, os.WriteFile(filepath.Join(o.ImagePath, "inventory.img"), nil, 0o600)
+}
+
+// overlay is a snapshotter that has only one overlay.
+type overlay struct {
+	snapshots.Snapshotter
+	upper string
+}
+
+func (o overlay) Mounts(context.Context, string) ([]mount.Mount, error) {
+	return []mount.Mount{{Type: "overlay", Options: []string{"upperdir=" + o.upper}}}, nil
+}
+
+type world struct {
+	ctx   context.Context
+	tasks *fakeTasks
+	store *Store
+	dir   string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	dir := t.TempDir()
+	db, err := bbolt.Open(filepath.Join(dir, "meta.db"), 0o600, &bbolt.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	mdb := metadata.NewDB(db, nil, nil)
+	if err := errors.Join(mdb.Init(t.Context()), os.Mkdir(filepath.Join(dir, "upper"), 0o755), os.Mkdir(filepath.Join(dir, "out"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{ctx: namespaces.WithNamespace(t.Context(), "k8s.io"), tasks: &fakeTasks{status: tasktypes.Status_RUNNING, fail: map[string]error{}}, dir: dir}
+	w.store = &Store{
+		Tasks: w.tasks, Leases: metadata.NewLeaseManager(mdb), State: filepath.Join(dir, "state"),
+		Snapshotter: func(string) snapshots.Snapshotter { return overlay{upper: filepath.Join(dir, "upper")} },
+	}
+	return w
+}
+
+func (w *world) out() string { return filepath.Join(w.dir, "out") }
+
+// take takes a checkpoint and gives it back.
+func (w *world) take(ctx context.Context) (still bool, err error) {
+	d, ctx, err := w.store.Begin(ctx, &containers.Container{ID: "c"}, w.out(), "c.tar")
+	if err != nil {
+		return false, err
+	}
+	defer d.End(ctx)
+	dir := filepath.Join(d.Dir(), "checkpoint")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return false, err
+	}
+	return still, d.Take(ctx, dir, func() { still = w.tasks.status == tasktypes.Status_PAUSED })
+}
+
+// requireNothing fails the test if something is left, or the container is frozen.
+func (w *world) requireNothing(t *testing.T) {
+	t.Helper()
+	left, err := w.store.Leases.List(w.ctx)
+	if err != nil || len(left) > 0 {
+		t.Errorf("leases %v, %v", left, err)
+	}
+	for _, dir := range []string{w.out(), w.store.State} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) || len(entries) > 0 {
+			t.Errorf("%s: %v, %v", dir, entries, err)
+		}
+	}
+	if len(w.store.busy) > 0 {
+		t.Errorf("busy: %v", w.store.busy)
+	}
+	if w.tasks.status == tasktypes.Status_PAUSED {
+		t.Error("the container is frozen")
+	}
+}
+
+func TestTake(t *testing.T) {
+	w := newWorld(t)
+	still, err := w.take(w.ctx)
+	if err != nil || !still {
+		t.Errorf("still %v, %v", still, err)
+	}
+	if want := []string{"pause", "checkpoint", "resume"}; !slices.Equal(w.tasks.calls, want) {
+		t.Errorf("calls %v, want %v", w.tasks.calls, want)
+	}
+	w.requireNothing(t)
+}
+
+// Whatever fails, the container runs on and nothing is left.
+func TestTakeFails(t *testing.T) {
+	boom := errors.New("boom")
+	for name, c := range map[string]struct {
+		set   func(*world, context.CancelFunc)
+		is    func(error) bool
+		says  string
+		calls []string
+	}{
+		"pause":      {func(w *world, _ context.CancelFunc) { w.tasks.fail["pause"] = boom }, nil, "freeze container c", []string{"pause", "resume"}},
+		"checkpoint": {func(w *world, _ context.CancelFunc) { w.tasks.fail["checkpoint"] = boom }, nil, "boom", []string{"pause", "checkpoint", "resume"}},
+		"criu's words": {func(w *world, _ context.CancelFunc) {
+			w.tasks.fail["checkpoint"], w.tasks.criuLog = boom, "(00.1) Error (criu/x.c:1): cannot dump that\n"
+		}, errdefs.IsFailedPrecondition, "cannot dump that", []string{"pause", "checkpoint", "resume"}},
+		"cancelled while CRIU dumps": {func(w *world, cancel context.CancelFunc) { w.tasks.during = cancel },
+			func(err error) bool { return errors.Is(err, context.Canceled) }, "", []string{"pause", "checkpoint", "resume"}},
+		"cancelled before": {func(_ *world, cancel context.CancelFunc) { cancel() }, func(err error) bool { return errors.Is(err, context.Canceled) }, "", nil},
+		"root file system": {func(w *world, _ context.CancelFunc) {
+			w.tasks.during = func() { _ = os.Remove(filepath.Join(w.dir, "upper")) }
+		}, nil, "root file system of container c", []string{"pause", "checkpoint", "resume"}},
+		"no snapshotter": {func(w *world, _ context.CancelFunc) {
+			w.store.Snapshotter = func(string) snapshots.Snapshotter { return nil }
+		}, errdefs.IsNotFound, "snapshotter", nil},
+		"ended before":     {func(w *world, _ context.CancelFunc) { w.tasks.status = tasktypes.Status_STOPPED }, errdefs.IsFailedPrecondition, "STOPPED", nil},
+		"no task":          {func(w *world, _ context.CancelFunc) { w.tasks.fail["get"] = errdefs.ErrNotFound }, errdefs.IsNotFound, "task of container c", nil},
+		"no directory":     {func(w *world, _ context.CancelFunc) { _ = os.Remove(w.out()) }, errdefs.IsNotFound, "create it", nil},
+		"another is taken": {func(w *world, _ context.CancelFunc) { w.store.lock("c") }, errdefs.IsAborted, "another request", nil},
+		"removed meanwhile": {func(w *world, _ context.CancelFunc) {
+			w.tasks.during = func() {
+				w.tasks.fail["get"], w.tasks.fail["checkpoint"], w.tasks.status = errdefs.ErrNotFound, boom, tasktypes.Status_STOPPED
+			}
+		}, nil, "boom", []string{"pause", "checkpoint", "resume"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			ctx, cancel := context.WithCancel(w.ctx)
+			defer cancel()
+			c.set(w, cancel)
+			_, err := w.take(ctx)
+			if err == nil || c.is != nil && !c.is(err) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("error %v", err)
+			}
+			if !slices.Equal(w.tasks.calls, c.calls) {
+				t.Errorf("calls %v, want %v", w.tasks.calls, c.calls)
+			}
+			if slices.Contains(w.tasks.callsDone, true) {
+				t.Error("a call to the task was cut short")
+			}
+			w.store.unlock("c")
+			w.requireNothing(t)
+		})
+	}
+}
+
+// A container that somebody else has frozen stays frozen.
+func TestTakePaused(t *testing.T) {
+	w := newWorld(t)
+	w.tasks.status = tasktypes.Status_PAUSED
+	if _, err := w.take(w.ctx); err != nil {
+		t.Error(err)
+	}
+	if !slices.Equal(w.tasks.calls, []string{"checkpoint"}) || w.tasks.status != tasktypes.Status_PAUSED {
+		t.Errorf("calls %v, status %v", w.tasks.calls, w.tasks.status)
+	}
+}
+
+// What was cut off at some moment is put right by the next start.
+func TestReconcile(t *testing.T) {
+	for name, freezes := range map[string]bool{"ours": true, "somebody else's": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if !freezes {
+				w.tasks.status = tasktypes.Status_PAUSED
+			}
+			d, _, err := w.store.Begin(w.ctx, &containers.Container{ID: "c"}, w.out(), strings.Repeat("long", 100))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(d.Dir(), "archive"), []byte("pages"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w.tasks.status, w.store.busy = tasktypes.Status_PAUSED, nil
+			if err := w.store.Reconcile(w.ctx); err != nil {
+				t.Error(err)
+			}
+			if running := w.tasks.status == tasktypes.Status_RUNNING; running != freezes {
+				t.Errorf("status %v", w.tasks.status)
+			}
+			w.tasks.status = tasktypes.Status_RUNNING
+			w.requireNothing(t)
+		})
+	}
+}
+
+// A record that names a directory which is not of a checkpoint is kept and told of, and the directory too.
+func TestReconcileForeign(t *testing.T) {
+	w := newWorld(t)
+	const id = "11111111-2222-3333-4444-555555555555"
+	for name, labels := range map[string]map[string]string{
+		"another directory": {LabelID: id, labelDir: w.out()},
+		"no ID":             {LabelID: "x", labelDir: w.out() + ".x"},
+		"relative":          {LabelID: id, labelDir: ".c." + id},
+	} {
+		l, err := w.store.Leases.Create(w.ctx, leases.WithRandomID(), leases.WithLabels(labels))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.store.Reconcile(w.ctx); !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := w.store.Leases.Delete(w.ctx, l); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(w.out()); err != nil {
+		t.Error(err)
+	}
+}
