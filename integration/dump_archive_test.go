@@ -165,6 +165,23 @@ func TestCheckpointRefused(t *testing.T) {
 	c.WaitCount(harness.Count(c.Log()) + 3)
 }
 
+// A node without CRIU, one whose CRI plugin forbids it, and one that does not restore answer as stock containerd does.
+func TestCheckpointLeftToContainerd(t *testing.T) {
+	n := harness.New(t)
+	c := n.Pod(t).Run("counter", n.Image(harness.Busybox), harness.Counting())
+	file := filepath.Join(n.Dir(), "stock.tar")
+	n.Reconfigure(harness.WithConfig("[plugins.'io.containerd.cri.v1.runtime']\nenable_criu = false"))
+	requireRefused(t, c.TryCheckpoint(file), codes.Unknown, "criu support is disabled by configuration")
+	n.Reconfigure(harness.WithConfig("[plugins.'io.containerd.cri.v1.runtime']\nenable_criu = true"), harness.WithCRIU(false))
+	requireRefused(t, c.TryCheckpoint(file), codes.Unknown, "criu binary not found")
+	requireOnly(t, n.Dir())
+	n.Reconfigure(harness.WithCRIU(true), harness.WithRestoreConfig("enable = false"))
+	c.Checkpoint(file)
+	if strings.Contains(n.DaemonLog(), "checkpointed container") {
+		t.Error("the plugin is off and takes checkpoints")
+	}
+}
+
 // requireOnly fails the test unless the directory holds these names and no other.
 func requireOnly(t testing.TB, dir string, names ...string) {
 	t.Helper()
