@@ -125,6 +125,13 @@ func TestCheckpointRestores(t *testing.T) {
 				c.Remove()
 				c = pod.Run("restored", archive)
 				requireContinues(t, c, counted)
+				// The log in the checkpoint ends where the process was: no number comes twice.
+				for i, number := range numbers(c.Log(), "count") {
+					if number != i+1 {
+						t.Errorf("%s: line %d of the log has number %d", compression, i+1, number)
+						break
+					}
+				}
 				got := c.Exec("/bin/sh", "-c", `cat /new /hard /dir/deep/file /home/own; readlink /soft; stat -c %h /new; stat -c %a /root; ls /home; test ! -e /var/spool`)
 				if want := "new\nnew\ndeep\nown\n/nowhere\n2\n700\nown\n"; got != want {
 					t.Errorf("%s: root file system: %q, want %q", compression, got, want)
@@ -163,6 +170,23 @@ func TestCheckpointRefused(t *testing.T) {
 	n.RequireNoLeak(t, before)
 	requireOnly(t, n.Dir(), "there.tar")
 	c.WaitCount(harness.Count(c.Log()) + 3)
+}
+
+// A node without CRIU, one whose CRI plugin forbids it, and one that does not restore answer as stock containerd does.
+func TestCheckpointLeftToContainerd(t *testing.T) {
+	n := harness.New(t)
+	c := n.Pod(t).Run("counter", n.Image(harness.Busybox), harness.Counting())
+	file := filepath.Join(n.Dir(), "stock.tar")
+	n.Reconfigure(harness.WithConfig("[plugins.'io.containerd.cri.v1.runtime']\nenable_criu = false"))
+	requireRefused(t, c.TryCheckpoint(file), codes.Unknown, "criu support is disabled by configuration")
+	n.Reconfigure(harness.WithConfig("[plugins.'io.containerd.cri.v1.runtime']\nenable_criu = true"), harness.WithCRIU(false))
+	requireRefused(t, c.TryCheckpoint(file), codes.Unknown, "criu binary not found")
+	requireOnly(t, n.Dir())
+	n.Reconfigure(harness.WithCRIU(true), harness.WithRestoreConfig("enable = false"))
+	c.Checkpoint(file)
+	if strings.Contains(n.DaemonLog(), "checkpointed container") {
+		t.Error("the plugin is off and takes checkpoints")
+	}
 }
 
 // requireOnly fails the test unless the directory holds these names and no other.
@@ -210,7 +234,9 @@ func TestCheckpointGivenUp(t *testing.T) {
 	cancel()
 	requireRefused(t, <-done, codes.Canceled)
 	// Another one is refused as long as the first is being put away.
-	for deadline := time.Now().Add(time.Minute); ; {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); ; <-tick.C {
 		err := c.TryCheckpoint(file)
 		if err == nil {
 			break
@@ -219,12 +245,12 @@ func TestCheckpointGivenUp(t *testing.T) {
 		if t.Failed() || time.Now().After(deadline) {
 			t.FailNow()
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	if err := os.Remove(file); err != nil {
 		t.Error(err)
 	}
 	requireOnly(t, n.Dir())
 	n.RequireNoLeak(t, before)
-	c.WaitLog(func(lines []string) bool { return len(lines) > len(c.Log())+2 || len(lines) > 20 })
+	lines := len(c.Log())
+	c.WaitLog(func(now []string) bool { return len(now) > lines+2 })
 }

@@ -74,13 +74,10 @@ func TestCheckpointOfRemoved(t *testing.T) {
 	go func() { done <- c.TryCheckpoint(file) }()
 	waitFile(t, filepath.Join(n.Dir(), ".removed.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
 	c.Remove()
-	switch err := <-done; {
-	case err == nil:
-		if err := os.Remove(file); err != nil {
-			t.Error(err)
-		}
-	default:
+	if err := <-done; err != nil {
 		t.Logf("the checkpoint says: %v", err)
+	} else if err := os.Remove(file); err != nil {
+		t.Error(err)
 	}
 	requireOnly(t, n.Dir())
 	forgetLog(t, c)

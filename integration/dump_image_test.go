@@ -24,7 +24,7 @@ func TestCheckpointToImage(t *testing.T) {
 			counted := c.WaitCount(3)
 			before := n.Inventory(t)
 			name := n.Image("counter:" + unique("v"))
-			c.Checkpoint("oci-image:" + name)
+			n.Crictl("checkpoint", "--export=oci-image:"+name, c.ID)
 			c.WaitCount(harness.Count(c.Log()) + 3)
 			c.Remove()
 

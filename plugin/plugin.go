@@ -71,6 +71,8 @@ func initRestore(ic *plugin.InitContext) (any, error) {
 		return nil, errors.Join(err, serr)
 	}
 	tasks.Guard(client.ContainerService(), err)
+	dumps := newDumps(ic, client, tasks)
+	reconcile(ic, dumps)
 	return nil, err
 }
 
@@ -89,6 +91,25 @@ func taskService(ic *plugin.InitContext) (*containerd.Client, *task.Tasks, error
 		return nil, nil, fmt.Errorf("the task service is not decorated but a %T: %w", service, errdefs.ErrNotImplemented)
 	}
 	return client, tasks, nil
+}
+
+// newDumps returns what takes checkpoints, as yet without the snapshotters.
+func newDumps(ic *plugin.InitContext, client *containerd.Client, tasks *task.Tasks) *dump.Store {
+	state := ic.Properties[plugins.PropertyStateDir]
+	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Bundles: bundles(state), State: state}
+}
+
+// reconcile ends the checkpoints that an earlier containerd was taking, also on a node that does not restore any more: its
+// containers would stay frozen.
+func reconcile(ic *plugin.InitContext, dumps *dump.Store) {
+	if err := dumps.Reconcile(namespaces.WithNamespace(ic.Context, namespace)); err != nil {
+		log.G(ic.Context).WithError(err).Warn("some of what cut-off checkpoints had left could not be put right")
+	}
+}
+
+// bundles is the directory with the OCI bundles of the namespace's tasks.
+func bundles(state string) string {
+	return filepath.Join(filepath.Dir(state), plugins.RuntimePluginV2.String()+".task", namespace)
 }
 
 func newNode(ic *plugin.InitContext) (*cri.Node, error) {
@@ -119,16 +140,15 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 		Leases:      client.LeasesService(),
 		Snapshotter: func(name string) snapshots.Snapshotter { return snapshotters[name] },
 		Dirs:        restore.Dirs{Root: root, State: state},
-		Bundles:     filepath.Join(filepath.Dir(state), plugins.RuntimePluginV2.String()+".task", namespace),
+		Bundles:     bundles(state),
 		Logs:        restore.LogKeeper{Dir: s.failedLogs, Max: config.FailedLogs},
 		Limits:      s.limits,
 		CRIUConfig:  config.CRIUConfig,
 		Pages:       pages,
 	}
-	dumps := &dump.Store{Tasks: tasks, Leases: store.Leases, Snapshotter: store.Snapshotter, Bundles: store.Bundles, State: state}
-	if err := dumps.Reconcile(namespaces.WithNamespace(ic.Context, namespace)); err != nil {
-		log.G(ic.Context).WithError(err).Warn("some of what cut-off checkpoints had left could not be put right")
-	}
+	dumps := newDumps(ic, client, tasks)
+	dumps.Snapshotter = store.Snapshotter
+	reconcile(ic, dumps)
 	exchange, err := ic.GetSingle(plugins.EventPlugin)
 	if err != nil {
 		return nil, err

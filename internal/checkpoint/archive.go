@@ -48,7 +48,6 @@ func WriteArchive(ctx context.Context, dir, file string) (inPlace int64, err err
 		}
 	}
 	if w.f == nil {
-		pages = nil
 		if w.f, err = os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
 			return 0, err
 		}

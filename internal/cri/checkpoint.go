@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/tracing"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
@@ -55,8 +56,11 @@ func (s *Runtime) CheckpointContainer(ctx context.Context, r *runtime.Checkpoint
 		return nil, err
 	}
 	if err := s.checkpoint(ctx, r.GetLocation(), &c, status); err != nil {
-		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		switch {
+		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			err = context.Cause(ctx)
+		case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+			err = fmt.Errorf("the disk is full: %w: %w", err, errdefs.ErrResourceExhausted)
 		}
 		return nil, fmt.Errorf("failed to checkpoint container %q: %w", c.ID, err)
 	}

@@ -71,7 +71,7 @@ func (t *imageTarget) prepare(ctx context.Context, d *dump.Dump) (string, error)
 	return dir, nil
 }
 
-func (t *imageTarget) finish(ctx context.Context, d *dump.Dump, dir string) error {
+func (t *imageTarget) finish(ctx context.Context, _ *dump.Dump, dir string) error {
 	var (
 		client = t.runtime.node.Client
 		desc   images.Image

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	api "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -267,6 +269,33 @@ func TestReconcile(t *testing.T) {
 			w.requireNothing(t)
 		})
 	}
+}
+
+// CRIU goes on when containerd and runc are gone, and is waited for: it would freeze the container again.
+func TestReconcileWaits(t *testing.T) {
+	w := newWorld(t)
+	d, _, err := w.store.Begin(w.ctx, &containers.Container{ID: "c"}, w.out(), "c.tar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sleep", "0.5")
+	cmd.Dir = d.Dir()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan time.Time, 1)
+	go func() {
+		_ = cmd.Wait()
+		ended <- time.Now()
+	}()
+	w.tasks.status, w.store.busy = tasktypes.Status_PAUSED, nil
+	if err := w.store.Reconcile(w.ctx); err != nil {
+		t.Error(err)
+	}
+	if reconciled := time.Now(); (<-ended).Sub(reconciled) > 100*time.Millisecond {
+		t.Error("it was not waited for")
+	}
+	w.requireNothing(t)
 }
 
 // A record that names a directory which is not of a checkpoint is kept and told of, and the directory too.
