@@ -83,8 +83,14 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 		return s.RuntimeServiceServer.CreateContainer(ctx, r)
 	}
 	defer c.Close()
-	stopWarming := warm(ctx, c.ImagesDir())
-	undo.add("stop reading ahead", func(context.Context) error { stopWarming(); return nil })
+	if record.Lazy, err = s.node.lazily(asked.Lazy, c.ImagesDir()); err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
+	}
+	if !record.Lazy {
+		// Of a lazy restore it would be in the way: its pages are not needed now, and the disk is.
+		stopWarming := warm(ctx, c.ImagesDir())
+		undo.add("stop reading ahead", func(context.Context) error { stopWarming(); return nil })
+	}
 
 	// Not under the lease: a pull outlives this request.
 	var base *image.Base
@@ -98,9 +104,6 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
 	}
 	describe(record, &c.Metadata, base)
-	if record.Lazy, err = s.node.lazily(asked.Lazy, c.ImagesDir()); err != nil {
-		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
-	}
 	var resp *runtime.CreateContainerResponse
 	err = record.Times.Do(ctx, phase.Container, func(ctx context.Context) (err error) {
 		resp, err = s.RuntimeServiceServer.CreateContainer(ctx, rewrite(r, &c.Metadata, base, record))

@@ -18,8 +18,6 @@ type RestoreStats struct {
 	Forking, Restoring time.Duration
 	// Pages is how many pages CRIU has written into the processes: in a lazy restore those that could not wait.
 	Pages uint64
-	// Compared and SkippedCOW are pages that processes may share.
-	Compared, SkippedCOW uint64
 }
 
 // maxStats bounds the file, which has some 50 bytes.
@@ -67,10 +65,6 @@ func parseRestoreStats(data []byte) (*RestoreStats, error) {
 		s = &RestoreStats{}
 		return fields(value, func(n protowire.Number, _ []byte, v uint64) error {
 			switch n {
-			case 1:
-				s.Compared = v
-			case 2:
-				s.SkippedCOW = v
 			case 3:
 				s.Forking = time.Duration(v) * time.Microsecond
 			case 4:

@@ -36,7 +36,9 @@ const askTimeout = time.Minute
 // Errors are those of [Bases.Ensure].
 func (b *Bases) byName(ctx context.Context, ref baseReference, r Request) (baseReference, error) {
 	named, err := reference.ParseDockerRef(r.Base.Name)
-	if err != nil || b.HostDirs == nil {
+	// Without such a directory the node has the deprecated registry.mirrors (containerd: plugins/cri/images sets a default
+	// otherwise), which only the CRI's own pull follows: the registry itself must not be asked then.
+	if err != nil || b.HostDirs == nil || b.HostDirs() == "" {
 		return baseReference{}, unknownID(ref, r.Base.Name)
 	}
 	tagged := baseReference{text: named.String()}
@@ -145,6 +147,9 @@ func (f *fetched) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (conten
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", desc.MediaType, err, errdefs.ErrFailedPrecondition)
 	}
+	// The fetcher would ask there first, wherever it is (core/remotes/docker/fetcher.go): a registry could have this node
+	// ask a host of its choice.
+	desc.URLs = nil
 	r, err := f.fetcher.Fetch(ctx, desc)
 	if err != nil {
 		return nil, err

@@ -124,6 +124,12 @@ func TestEnsureByName(t *testing.T) {
 			check(r.t, remote.WriteIndex(r.ref("a/base:1"), idx))
 			r.forget()
 		}},
+		"urls": {push: func(r *tagRegistry) {
+			idx := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{
+				Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}, URLs: []string{"http://" + r.host + "/elsewhere"}}})
+			check(r.t, remote.WriteIndex(r.ref("a/base:1"), idx))
+			r.forget()
+		}},
 		"credentials":    {push: func(r *tagRegistry) { r.user = "me"; r.push("a/base:1", img) }, auth: &runtime.AuthConfig{Username: "me", Password: "x"}},
 		"no credentials": {push: func(r *tagRegistry) { r.user = "me"; r.push("a/base:1", img) }, is: errdefs.IsUnauthorized, says: "no credentials of a pull secret"},
 		"moved tag":      {push: func(r *tagRegistry) { r.push("a/base:1", other) }, is: errdefs.IsFailedPrecondition, says: "is another one now"},
@@ -132,6 +138,8 @@ func TestEnsureByName(t *testing.T) {
 		"not admitted": {push: func(r *tagRegistry) { r.push("a/base:1", img) }, set: func(b *Bases) {
 			b.Admit = func(string, ...string) error { return errdefs.ErrPermissionDenied }
 		}, is: errdefs.IsPermissionDenied, quiet: true},
+		"registry.mirrors": {push: func(r *tagRegistry) { r.push("a/base:1", img) }, set: func(b *Bases) { b.HostDirs = func() string { return "" } },
+			is: errdefs.IsFailedPrecondition, says: "only by ID", quiet: true},
 		"nobody to ask": {push: func(r *tagRegistry) { r.push("a/base:1", img) }, set: func(b *Bases) { b.HostDirs = nil }, is: errdefs.IsFailedPrecondition, says: "only by ID", quiet: true},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -171,6 +179,9 @@ func TestEnsureByName(t *testing.T) {
 				t.Errorf("the registry was asked %q", asked)
 			}
 			for _, a := range asked {
+				if strings.HasSuffix(a, "/elsewhere") {
+					t.Errorf("a host was asked that an index named: %q", asked)
+				}
 				if strings.Contains(a, "/blobs/") && !strings.HasSuffix(a, id) {
 					t.Errorf("the registry was asked for more than documents: %q", asked)
 				}

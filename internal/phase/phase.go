@@ -51,25 +51,17 @@ type Time struct {
 // Times are the times of a restore, in the order of their ends. The zero value is ready.
 type Times []Time
 
-// Begin begins a part: a span, which the context carries. The returned function ends it, with the error that
-// it points to; only a part that went well is counted.
-func (t *Times) Begin(ctx context.Context, phase string) (context.Context, func(*error)) {
+// Do is a part: a span, which the context carries, and a time. Only a part that went well is counted.
+func (t *Times) Do(ctx context.Context, phase string, f func(context.Context) error) error {
 	ctx, span := tracing.StartSpan(ctx, "cri.restore."+phase)
+	defer span.End()
 	began := time.Now()
-	return ctx, func(err *error) {
-		span.SetStatus(*err)
-		span.End()
-		if *err == nil {
-			t.Add(phase, time.Since(began))
-		}
+	err := f(ctx)
+	span.SetStatus(err)
+	if err == nil {
+		t.Add(phase, time.Since(began))
 	}
-}
-
-// Do is a part that is one call.
-func (t *Times) Do(ctx context.Context, phase string, f func(context.Context) error) (err error) {
-	ctx, end := t.Begin(ctx, phase)
-	defer end(&err)
-	return f(ctx)
+	return err
 }
 
 // Observe counts the time of a part.
