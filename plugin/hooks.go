@@ -67,7 +67,11 @@ func criuDisabled(ic *plugin.InitContext) bool {
 	if config.Kind() != reflect.Struct {
 		return false
 	}
-	enabled, ok := config.FieldByName("EnableCRIU").Interface().(*bool)
+	field := config.FieldByName("EnableCRIU")
+	if !field.IsValid() {
+		return false
+	}
+	enabled, ok := field.Interface().(*bool)
 	return ok && enabled != nil && !*enabled
 }
 
