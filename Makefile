@@ -34,7 +34,7 @@ FUZZTIME ?= 10m
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build build-stock demo test test-unit test-integration bench fuzz lint checkpoint-image clean
+.PHONY: help deps build build-stock build-old demo test test-unit test-integration bench bench-plot fuzz lint checkpoint-image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -53,6 +53,12 @@ build: ## build containerd with the plugin, shim, ctr, runc, crictl, checkpointc
 build-stock: ## build the unchanged containerd of the same version as bin/containerd-stock
 	$(GOBUILD)containerd-stock -tags '$(TAGS)' -ldflags '$(STOCK_LDFLAGS)' $(CONTAINERD)/cmd/containerd
 
+# The last line of containerd that restores by itself, for comparison.
+OLD_VERSION = $(call pinned,containerd-2.3,$(CONTAINERD))
+build-old: ## build containerd 2.3 and its shim into bin/OLD_VERSION, for the benchmarks
+	cd $(TOOLS)/containerd-2.3 && CGO_ENABLED=0 $(GOBUILD)$(OLD_VERSION)/ -tags '$(TAGS)' -ldflags '-s -w -X $(CONTAINERD)/version.Version=$(OLD_VERSION)' \
+		$(CONTAINERD)/cmd/containerd $(CONTAINERD)/cmd/containerd-shim-runc-v2
+
 demo: deps build ## checkpoint a container, delete it, restore it from a checkpoint image (root)
 	$(ENV) contrib/checkpoint-restore-cri-test.sh
 
@@ -64,8 +70,11 @@ test-unit: ## run the tests that need no daemon, with the race detector
 test-integration: ## run the tests against the real daemons (root, after deps, build and build-stock)
 	$(GOTEST) -count=1 -timeout 40m -run '$(TEST)' ./integration/...
 
-bench: deps build build-stock ## run the benchmarks; BENCH=REGEXP chooses, BENCH_COUNT=N repeats (root)
-	$(ENV) $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 60m ./integration/...
+bench: deps build build-stock build-old ## run the benchmarks; BENCH=REGEXP chooses, BENCH_COUNT=N repeats, BENCH_SIZES="MIB ..."; results in bin/bench.json (root)
+	$(ENV) BENCH_JSON=$(CURDIR)/bin/bench.json $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 120m ./integration/
+
+bench-plot: ## draw bin/bench.json as docs/bench.svg
+	$(GO) -C $(TOOLS)/benchplot run . $(CURDIR)/bin/bench.json $(CURDIR)/docs/bench.svg
 
 fuzz: ## run every fuzz target for FUZZTIME (10m); FUZZ="criu:FuzzEntries ..." chooses
 	FUZZTIME='$(FUZZTIME)' contrib/fuzz.sh $(FUZZ)

@@ -4,98 +4,78 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// checkpointBytes is the size of the heap that is checkpointed, in MiB.
-const checkpointMiB = "1024"
+const caseArchive = "our archive"
 
-// checkpointCase is one line of the table of BenchmarkCheckpoint.
-type checkpointCase struct {
-	name     string
-	node     *harness.Node
-	c        *harness.Container
-	location func() (location string, remove func())
-
-	took, frozen []time.Duration
-}
-
-// BenchmarkCheckpoint compares checkpoints of 1 GiB of memory by stock containerd with ours, in turns. How long the
+// BenchmarkCheckpoint compares checkpoints by stock containerd with ours. How long the
 // container is frozen is measured from outside, by its freezer, for both alike.
 func BenchmarkCheckpoint(b *testing.B) {
 	registry := harness.NewRegistry(b)
 	stock := harness.New(b, harness.WithBinary(stockContainerd(b)), harness.WithRegistry(registry), harness.WithLogLevel("info"))
 	ours := harness.New(b, harness.WithRegistry(registry), harness.WithLogLevel("info"),
 		harness.WithRestoreConfig(`allow_checkpoint_images = true`), harness.WithRestoreConfig(`pod_annotations = ["checkpoint-compression"]`))
-	heap := func(n *harness.Node, opts ...harness.PodOpt) *harness.Container {
-		c := n.Pod(b, opts...).Run("heap", workloadImage(b, n), workload("heap", checkpointMiB))
-		waitFilled(b, c)
-		return c
-	}
-	archive := func(n *harness.Node) func() (string, func()) {
-		return func() (string, func()) {
-			file := filepath.Join(n.Dir(), unique("checkpoint")+".tar")
-			return file, func() {
-				if err := os.Remove(file); err != nil {
-					b.Error(err)
-				}
-			}
+	for _, mib := range sizes(b) {
+		heap := func(n *harness.Node, opts ...harness.PodOpt) *harness.Container {
+			c := n.Pod(b, opts...).Run("heap", workloadImage(b, n), workload("heap", strconv.Itoa(mib)))
+			waitFilled(b, c)
+			return c
+		}
+		fromStock, plain, zstd := heap(stock), heap(ours), heap(ours, harness.PodAnnotation("org.criu.restore/checkpoint-compression", "zstd"))
+		var rows []*benchRow
+		for _, tc := range []struct {
+			name string
+			c    *harness.Container
+			run  func(*testing.B, *harness.Container) benchSample
+		}{{caseStock, fromStock, toArchive}, {caseArchive, plain, toArchive}, {"our archive zstd", zstd, toArchive}, {"our image", plain, toImage}} {
+			rows = append(rows, &benchRow{Benchmark: "checkpoint", Case: tc.name, MiB: mib, Containers: 1, Run: func() benchSample { return tc.run(b, tc.c) }})
+		}
+		takeTurns(b, rows, rounds(b))
+		for _, c := range []*harness.Container{fromStock, plain, zstd} {
+			c.Pod.Remove()
 		}
 	}
-	image := func() (string, func()) {
-		name := "checkpoint.example/" + unique("bench") + ":1"
-		return "oci-image:" + name, func() { ours.RemoveImage(name) }
-	}
-	plain, zstd := heap(ours), heap(ours, harness.PodAnnotation("org.criu.restore/checkpoint-compression", "zstd"))
-	cases := []*checkpointCase{
-		{name: "stock archive", node: stock, c: heap(stock), location: archive(stock)},
-		{name: "our archive", node: ours, c: plain, location: archive(ours)},
-		{name: "our archive zstd", node: ours, c: zstd, location: archive(ours)},
-		{name: "our image", node: ours, c: plain, location: image},
-	}
-	n := rounds(b)
-	for round := range n + 1 {
-		for _, c := range cases {
-			location, remove := c.location()
-			stop := watchFreezer(b, c.c)
-			began := time.Now()
-			if err := c.c.TryCheckpoint(location); err != nil {
-				b.Fatalf("%s: %v", c.name, err)
-			}
-			took, frozen := time.Since(began), stop()
-			remove()
-			if round > 0 { // the first warms caches
-				c.took, c.frozen = append(c.took, took), append(c.frozen, frozen)
-			}
-		}
-	}
-	var table strings.Builder
-	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "%d rounds, %s MiB, ms\tcheckpoint\tmiddle half\tfrozen\tmiddle half\tof %s\t\n", n, checkpointMiB, cases[0].name)
-	for _, c := range cases {
-		ratio := milliseconds(median(c.took)) / milliseconds(median(cases[0].took))
-		fmt.Fprintf(w, "%s\t%.0f\t%s\t%.0f\t%s\t%.2f\t\n", c.name, milliseconds(median(c.took)), spread(c.took), milliseconds(median(c.frozen)), spread(c.frozen), ratio)
-		b.Run(strings.ReplaceAll(c.name, " ", "_"), func(b *testing.B) {
-			b.ReportMetric(0, "ns/op") // not what was measured
-			b.ReportMetric(milliseconds(median(c.took)), "checkpoint-ms")
-			b.ReportMetric(milliseconds(median(c.frozen)), "frozen-ms")
-			b.ReportMetric(ratio, "of-stock")
-		})
-	}
-	if err := w.Flush(); err != nil {
-		b.Fatal(err)
-	}
-	fmt.Print(table.String())
 	for line := range strings.Lines(ours.DaemonLog()) {
 		if i := strings.Index(line, `msg="checkpointed container"`); i >= 0 {
 			fmt.Print(line[i:])
 		}
 	}
+}
+
+// toArchive measures a checkpoint into an archive, which is removed.
+func toArchive(b *testing.B, c *harness.Container) benchSample {
+	b.Helper()
+	file := filepath.Join(c.Pod.Node().Dir(), unique("checkpoint")+".tar")
+	s := timedCheckpoint(b, c, file)
+	if err := os.Remove(file); err != nil {
+		b.Error(err)
+	}
+	return s
+}
+
+// toImage measures a checkpoint into an image, which is removed.
+func toImage(b *testing.B, c *harness.Container) benchSample {
+	b.Helper()
+	name := "checkpoint.example/" + unique("bench") + ":1"
+	s := timedCheckpoint(b, c, "oci-image:"+name)
+	c.Pod.Node().RemoveImage(name)
+	return s
+}
+
+func timedCheckpoint(b *testing.B, c *harness.Container, location string) benchSample {
+	b.Helper()
+	stop := watchFreezer(b, c)
+	began := time.Now()
+	if err := c.TryCheckpoint(location); err != nil {
+		b.Fatal(err)
+	}
+	return benchSample{Start: time.Since(began), Frozen: stop()}
 }
 
 // waitFilled waits until the heap is full, for which a busy machine needs longer than for other lines.

@@ -71,7 +71,15 @@ func containsAll(text string, words ...string) bool {
 // it has arrived nothing is left that the restore needed, and another checkpoint works.
 func TestLazyRestore(t *testing.T) {
 	t.Parallel()
-	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOn))
+	for _, snapshotter := range []string{"overlayfs", "native"} {
+		t.Run(snapshotter, func(t *testing.T) {
+			n := harness.New(t, harness.WithSnapshotter(snapshotter), harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOn))
+			testLazyRestore(t, n, snapshotter)
+		})
+	}
+}
+
+func testLazyRestore(t *testing.T, n *harness.Node, snapshotter string) {
 	for _, tc := range []struct {
 		name string
 		mode []string
@@ -81,7 +89,7 @@ func TestLazyRestore(t *testing.T) {
 		{"forks", []string{"128", "2", "fork"}},
 	} {
 		archive, counted := pagesCheckpoint(t, n.In(t), tc.mode...)
-		for source, name := range map[string]string{"archive": archive, "image": publishedImageOf(t, n, archive, "")} {
+		for source, name := range map[string]string{"archive": archive, "image": publishedImageOf(t, n, archive, snapshotter)} {
 			t.Run(tc.name+" from "+source, func(t *testing.T) {
 				n := n.In(t)
 				before := n.Inventory(t)

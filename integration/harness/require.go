@@ -73,6 +73,9 @@ var findTools = sync.OnceValues(func() (*Tools, error) {
 	return tl, nil
 })
 
+// Find is Require for callers that are no test.
+func Find() (*Tools, error) { return findTools() }
+
 // Require returns the programs that the tests need. It fails the test, and never
 // skips it, when one is missing: a skipped test would hide that nothing was tested.
 func Require(t testing.TB) *Tools {
