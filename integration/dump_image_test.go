@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -95,4 +96,37 @@ func TestCheckpointToImageRefused(t *testing.T) {
 	n.RequireNoLeak(t, before)
 	lines := len(c.Log())
 	c.WaitLog(func(now []string) bool { return len(now) > lines+2 })
+}
+
+// The command asks the container's containerd, and says which image it has made.
+func TestCheckpointImageOfContainer(t *testing.T) {
+	n := harness.New(t, harness.WithRestoreConfig(`allow_checkpoint_images = true`))
+	pod := n.Pod(t)
+	c := pod.Run("counter", n.Image(harness.Busybox), harness.Counting())
+	counted := c.WaitCount(3)
+	const name = "checkpoint.example/command:1"
+	command := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(n.Context(), filepath.Join(n.Tools().Bin, "checkpoint-image"),
+			append([]string{"--containerd", n.Socket(), "--name", name}, args...)...).CombinedOutput()
+		return string(out), err
+	}
+	out, err := command("--container", c.ID, "--timeout", "60s")
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	img, err := n.Client().ImageService().Get(n.Context(), name)
+	if err != nil || out != name+" "+img.Target.Digest.String()+"\n" {
+		t.Fatalf("%q, want the image's name and digest %s, %v", out, img.Target.Digest, err)
+	}
+	requireContinues(t, pod.Run("restored", name), counted)
+	for what, args := range map[string][]string{
+		"exists":                 {"--container", c.ID},
+		"not both":               {"--container", c.ID, "archive.tar"},
+		"--snapshotter is for":   {"--container", c.ID, "--snapshotter", "native"},
+		"an error occurred when": {"--container", "none"},
+	} {
+		if out, err := command(args...); err == nil || !strings.Contains(out, what) {
+			t.Errorf("%q: %v: %s", args, err, out)
+		}
+	}
 }
