@@ -14,7 +14,6 @@ import (
 	"time"
 
 	metadata "github.com/checkpoint-restore/checkpointctl/lib"
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,6 +22,8 @@ const (
 	maxHead = 16 << 20
 	// maxHeadFile is the size of the largest file that is written before the pages, in bytes.
 	maxHeadFile = 1 << 20
+	// pagesPrefix is what the names of CRIU's images of pages begin with (CRIU: criu/image-desc.c).
+	pagesPrefix = "pages-"
 	// copyBuffer is the size of the buffer for files, in bytes.
 	copyBuffer = 1 << 20
 )
@@ -111,7 +112,7 @@ func listFiles(dir string) ([]*archiveFile, error) {
 func largestPages(files []*archiveFile) *archiveFile {
 	var found *archiveFile
 	for _, f := range files {
-		if strings.HasPrefix(f.name, metadata.CheckpointDirectory+"/pages-") && f.size > 0 && (found == nil || f.size > found.size) {
+		if strings.HasPrefix(f.name, metadata.CheckpointDirectory+"/"+pagesPrefix) && f.size > 0 && (found == nil || f.size > found.size) {
 			found = f
 		}
 	}
@@ -237,35 +238,4 @@ func alignedHeader(h *tar.Header, offset, align int64) ([]byte, error) {
 		}
 	}
 	return nil, nil
-}
-
-// WriteCompressed is [WriteArchive] with zstd at its fastest level, for which every byte is written anew.
-func WriteCompressed(ctx context.Context, dir, file string) (inPlace int64, err error) {
-	files, err := listFiles(dir)
-	if err != nil {
-		return 0, err
-	}
-	w := &archiveWriter{ctx: ctx, dir: dir, at: time.Now().Truncate(time.Second)}
-	if w.f, err = os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, w.f.Close()) }()
-	z, err := zstd.NewWriter(w.f, zstd.WithEncoderLevel(zstd.SpeedFastest))
-	if err != nil {
-		return 0, err
-	}
-	tw := tar.NewWriter(z)
-	for _, f := range files {
-		if err = w.entry(tw, f); err != nil {
-			err = fmt.Errorf("%s: %w", f.name, err)
-			break
-		}
-	}
-	if err == nil {
-		err = tw.Close()
-	}
-	if err = errors.Join(err, z.Close()); err != nil { // also ends the goroutines of the encoder
-		return 0, err
-	}
-	return 0, w.f.Sync()
 }

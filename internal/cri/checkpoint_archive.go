@@ -15,6 +15,7 @@ import (
 type archiveTarget struct {
 	file        string
 	compression policy.Compression
+	compressor  *checkpoint.Compressor // nil without compression
 }
 
 func (t *archiveTarget) place() (dir, name string) {
@@ -23,19 +24,26 @@ func (t *archiveTarget) place() (dir, name string) {
 
 func (t *archiveTarget) prepare(_ context.Context, d *dump.Dump) (string, error) {
 	dir := filepath.Join(d.Dir(), "checkpoint")
-	return dir, os.Mkdir(dir, 0o700)
+	if err := os.Mkdir(dir, 0o700); err != nil || t.compression != policy.Zstd {
+		return dir, err
+	}
+	var err error
+	if t.compressor, err = checkpoint.NewCompressor(dir, d.Dir()); err != nil {
+		return "", err
+	}
+	d.OnEnd(func(context.Context) error { return t.compressor.Close() })
+	return dir, nil
 }
 
-func (t *archiveTarget) finish(ctx context.Context, d *dump.Dump, dir string) error {
+func (t *archiveTarget) finish(ctx context.Context, d *dump.Dump, dir string) (err error) {
 	file := filepath.Join(d.Dir(), "archive")
-	write := checkpoint.WriteArchive
-	if t.compression == policy.Zstd {
-		write = checkpoint.WriteCompressed
+	if t.compressor != nil {
+		err = t.compressor.Archive(ctx, dir, file)
+	} else {
+		d.Times.InPlace, err = checkpoint.WriteArchive(ctx, dir, file)
 	}
-	inPlace, err := write(ctx, dir, file)
 	if err != nil {
 		return err
 	}
-	d.Times.InPlace = inPlace
 	return checkpoint.Place(file, t.file)
 }
