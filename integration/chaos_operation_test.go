@@ -26,6 +26,8 @@ type chaosOperation struct {
 	faults []string
 	// pulls is set for what leaves a pull's leases when containerd is killed.
 	pulls bool
+	// starts is set for what may still be starting when the pod is stopped.
+	starts bool
 	// makes is what there may be afterwards: an archive or an image.
 	makes string
 	// takes is how long it takes undisturbed, at first a guess.
@@ -78,9 +80,9 @@ func chaosOperations() []*chaosOperation {
 				return create(ctx, w, pod, chaosImage)
 			},
 		},
-		{name: "start from archive", source: fromArchive, state: "created", faults: restoring, takes: 400 * time.Millisecond, run: start},
-		{name: "start from image", source: fromChaosImage, state: "created", faults: restoring, takes: 400 * time.Millisecond, run: start},
-		{name: "lazy start", source: fromChaosImage, lazy: true, state: "created", faults: lazily, takes: 400 * time.Millisecond, run: start},
+		{name: "start from archive", source: fromArchive, state: "created", faults: restoring, starts: true, takes: 400 * time.Millisecond, run: start},
+		{name: "start from image", source: fromChaosImage, state: "created", faults: restoring, starts: true, takes: 400 * time.Millisecond, run: start},
+		{name: "lazy start", source: fromChaosImage, lazy: true, state: "created", faults: lazily, starts: true, takes: 400 * time.Millisecond, run: start},
 		{
 			name: "drain", source: fromChaosImage, lazy: true, state: "draining", faults: []string{"containerd", "shim", "page server", "supervisor", "process", "pod"},
 			takes: 700 * time.Millisecond, run: drained,

@@ -134,7 +134,7 @@ func (w *chaosWorld) clean(t *testing.T, pod *harness.Pod) {
 func (w *chaosWorld) forget(t *testing.T, op *chaosOperation, fault string) {
 	t.Helper()
 	n := w.n.In(t)
-	if fault == "shim" || fault == "pod" {
+	if fault == "shim" || fault == "pod" || op.starts {
 		forgetSockets(t, n, w.base)
 	}
 	if fault == "pod" {
@@ -148,6 +148,7 @@ func (w *chaosWorld) forget(t *testing.T, op *chaosOperation, fault string) {
 	}
 	if op.pulls {
 		expireLeases(t, n, w.base)
+		n.Registry().Disconnect() // which containerd keeps for a while
 	}
 }
 
@@ -177,13 +178,13 @@ func (w *chaosWorld) requireSame(t *testing.T) {
 	defer tick.Stop()
 	for {
 		held = descriptorsOf(w.daemon)
-		if !moreThan(held, w.held) {
+		if len(moreThan(held, w.held)) == 0 {
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-come.C:
-			t.Errorf("containerd's descriptors: %v, before %v", held, w.held)
+			t.Errorf("containerd's descriptors: %v", moreThan(held, w.held))
 			w.held = held
 			return
 		}
@@ -238,7 +239,12 @@ func descriptorsOf(pid int) map[string]int {
 	return held
 }
 
-// moreThan reports whether more is held than before.
-func moreThan(now, before map[string]int) bool {
-	return slices.ContainsFunc(slices.Collect(maps.Keys(now)), func(what string) bool { return now[what] > before[what] })
+// moreThan says what of it is held more often than before.
+func moreThan(now, before map[string]int) (more []string) {
+	for _, what := range slices.Sorted(maps.Keys(now)) {
+		if now[what] > before[what] {
+			more = append(more, fmt.Sprintf("%s: %d, before %d", what, now[what], before[what]))
+		}
+	}
+	return more
 }

@@ -134,10 +134,12 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	snapshotters := db.(*metadata.DB).Snapshotters()
+	meta := db.(*metadata.DB)
+	snapshotters := meta.Snapshotters()
 	store := &restore.Store{
 		Containers:  client.ContainerService(),
 		Leases:      client.LeasesService(),
+		Transact:    meta.Update,
 		Snapshotter: func(name string) snapshots.Snapshotter { return snapshotters[name] },
 		Dirs:        restore.Dirs{Root: root, State: state},
 		Bundles:     bundles(state),

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"go.etcd.io/bbolt"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/criu"
@@ -24,8 +26,9 @@ import (
 type Store struct {
 	// Containers is containerd's container store.
 	Containers containers.Store
-	// Leases is containerd's lease manager.
-	Leases leases.Manager
+	// Leases is containerd's lease manager, and Transact a transaction of the metadata store that has the leases.
+	Leases   leases.Manager
+	Transact func(func(*bbolt.Tx) error) error
 	// Snapshotter returns a snapshotter by name, nil if there is none.
 	Snapshotter func(name string) snapshots.Snapshotter
 	// Dirs are the plugin's directories.
@@ -40,6 +43,9 @@ type Store struct {
 	CRIUConfig string
 	// Pages are the programs for lazy restores, nil on a node that cannot do them.
 	Pages *Pages
+
+	// background is the removal of what earlier restores had left.
+	background sync.WaitGroup
 }
 
 // Get returns a container and its record. A container without one is answered
