@@ -45,7 +45,7 @@ func TestReconcileMany(t *testing.T) {
 		began := time.Now()
 		check(t, w.store.Reconcile(w.ctx, never))
 		took = time.Since(began)
-		w.store.background.Wait()
+		w.store.Wait()
 		t.Logf("%d leftovers: %v", leftovers, took)
 		if got := w.leases(); len(got) != 1 || got[0] != "others" {
 			t.Errorf("%d leases are left", len(got))

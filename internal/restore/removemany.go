@@ -70,6 +70,9 @@ func (s *Store) removeMany(ctx context.Context, parents []string, unknown func(n
 	return len(at), errors.Join(errs...)
 }
 
+// Wait waits until the files of what Reconcile has found are removed, or cannot be.
+func (s *Store) Wait() { s.background.Wait() }
+
 // setAside moves a directory to where it waits for its removal.
 func setAside(dir string) error {
 	aside := filepath.Join(filepath.Dir(dir), removedDir)
