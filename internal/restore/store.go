@@ -19,6 +19,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/pageserver"
+	"github.com/cri-restore/cri-restore/internal/turn"
 )
 
 // Store keeps restores: their records in containerd's metadata, their mounts
@@ -41,6 +42,8 @@ type Store struct {
 	Limits checkpoint.Limits
 	// CRIUConfig is the node's own CRIU configuration file for runc, empty for none.
 	CRIUConfig string
+	// Turns bounds how many restores work at a time.
+	Turns *turn.Queue
 	// Pages are the programs for lazy restores, nil on a node that cannot do them.
 	Pages *Pages
 
