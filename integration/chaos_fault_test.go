@@ -39,6 +39,9 @@ func (call *chaosCall) strike(t *testing.T, fault string) bool {
 		return true
 	case "deadline":
 		return true // the context has it
+	case "full", "no inodes":
+		n.In(t).Disk(fault)
+		return true
 	case "pod":
 		// As when a pod is deleted: with a grace period of none.
 		_, err := n.Runtime().StopPodSandbox(n.In(t).Context(), &runtime.StopPodSandboxRequest{PodSandboxId: call.pod.ID})

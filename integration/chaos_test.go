@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
 const (
@@ -41,12 +43,29 @@ func chaosNumber(t *testing.T, name string, otherwise uint64) uint64 {
 // CHAOS_N (rounds that struck something), CHAOS_ROUND (only this one), CHAOS_ONLY (only operations and faults with these words).
 func TestChaos(t *testing.T) {
 	t.Parallel()
-	seed, rounds := chaosNumber(t, "CHAOS_SEED", chaosSeed), int(chaosNumber(t, "CHAOS_N", chaosShort))
+	chaos(t, chaosOperations(), func(t *testing.T) *chaosWorld { return newChaosWorld(t) }, chaosShort)
+}
+
+// TestChaosDisk is TestChaos with a disk that is full or has no inodes from some moment on, until the operation has ended.
+func TestChaosDisk(t *testing.T) {
+	t.Parallel()
+	operations := chaosOperations()
+	for _, op := range operations {
+		op.faults = []string{"full", "no inodes"}
+	}
+	chaos(t, operations, func(t *testing.T) *chaosWorld {
+		w := newChaosWorld(t, harness.WithOwnDisk())
+		w.disk = true
+		return w
+	}, chaosShort/2)
+}
+
+func chaos(t *testing.T, operations []*chaosOperation, world func(*testing.T) *chaosWorld, short uint64) {
+	seed, rounds := chaosNumber(t, "CHAOS_SEED", chaosSeed), int(chaosNumber(t, "CHAOS_N", short))
 	only, single := strings.Fields(os.Getenv("CHAOS_ONLY")), os.Getenv("CHAOS_ROUND") != ""
 	first := int(chaosNumber(t, "CHAOS_ROUND", 1))
 	t.Logf("CHAOS_SEED=%d CHAOS_N=%d", seed, rounds)
-	operations := chaosOperations()
-	w := newChaosWorld(t)
+	w := world(t)
 	struck, failed, missed := map[string]int{}, 0, 0
 	total := 0
 	for round := first; total < rounds && missed < 20*rounds; round++ {
@@ -78,7 +97,7 @@ func TestChaos(t *testing.T) {
 				break
 			}
 			// What is left would fail all others, too.
-			w = newChaosWorld(t)
+			w = world(t)
 		}
 		if single {
 			break
@@ -129,6 +148,9 @@ func (w *chaosWorld) round(t *testing.T, op *chaosOperation, fault string, at ti
 	case <-call.done:
 	case <-time.After(75 * time.Second):
 		t.Fatal("the operation does not end")
+	}
+	if w.disk {
+		n.Disk("")
 	}
 	t.Logf("struck: %t; the operation ended after %v: %v", hit, took.Round(time.Millisecond), err)
 	if !hit && err == nil {

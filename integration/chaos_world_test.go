@@ -37,6 +37,7 @@ type chaosWorld struct {
 	bystander *harness.Container
 	base      harness.Inventory
 	host      *heapCheckpoint // its hashes
+	disk      bool            // of its own
 	daemon    int
 	held      map[string]int // containerd's descriptors
 }

@@ -218,7 +218,7 @@ func (s *Store) detachLeftovers(id string) error {
 
 // Failed explains why the task of a restored container did not start.
 func (s *Store) Failed(ctx context.Context, id string, r *Record, err error) error {
-	return fmt.Errorf("checkpoint %s: %w", r.Image, s.Logs.Explain(ctx, id, s.Dirs.Work(r.ID), err))
+	return fmt.Errorf("checkpoint %s: %w%s", r.Image, s.Logs.Explain(ctx, id, s.Dirs.Work(r.ID), err), withoutRoom(s.Dirs.Root, s.Dirs.State))
 }
 
 // criuOptions are the options that CRIU gets for every restore. They come after
