@@ -31,10 +31,13 @@ GOTEST = $(ENV) $(GO) tool -modfile=$(TOOLS)/gotestsum/go.mod gotestsum --format
 BENCH ?= .
 TEST ?= .
 FUZZTIME ?= 10m
+CHAOS_N ?= 200
+CHAOS_SEED ?= $(shell date +%s)
+SOAK_N ?= 1000
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build build-stock build-old demo test test-unit test-integration bench bench-plot fuzz lint checkpoint-image clean
+.PHONY: help deps build build-stock build-old demo test test-unit test-integration chaos soak race bench bench-plot fuzz lint checkpoint-image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -69,6 +72,17 @@ test-unit: ## run the tests that need no daemon, with the race detector
 
 test-integration: ## run the tests against the real daemons (root, after deps, build and build-stock)
 	$(GOTEST) -count=1 -timeout 40m -run '$(TEST)' ./integration/...
+
+chaos: deps build ## kill something at a random moment CHAOS_N (200) times; CHAOS_SEED repeats a run (root)
+	$(ENV) CHAOS_SEED=$(CHAOS_SEED) CHAOS_N=$(CHAOS_N) $(GO) test -count=1 -v -timeout 4h -run '^TestChaos$$' ./integration
+
+soak: deps build ## restore SOAK_N (1000) times, eight at a time; prints what containerd holds before and after (root)
+	$(ENV) SOAK_N=$(SOAK_N) $(GO) test -count=1 -v -timeout 4h -run '^TestSoak$$' ./integration
+
+race: deps build build-stock ## run the integration tests against a containerd with the race detector; TEST=REGEXP chooses (root)
+	mkdir -p bin/race && cp bin/ctr bin/crictl bin/runc bin/restore-pages bin/containerd-shim-runc-v2 bin/containerd-stock bin/checkpointctl bin/race/
+	$(GOBUILD)race/containerd -race -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/containerd
+	CRI_RESTORE_BIN=$(CURDIR)/bin/race $(GOTEST) -count=1 -timeout 3h -run '$(TEST)' ./integration/...
 
 bench: deps build build-stock build-old ## run the benchmarks; BENCH=REGEXP chooses, BENCH_COUNT=N repeats, BENCH_SIZES="MIB ..."; results in bin/bench.json (root)
 	$(ENV) BENCH_JSON=$(CURDIR)/bin/bench.json $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 120m ./integration/

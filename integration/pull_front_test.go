@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -43,6 +44,7 @@ type answer struct {
 	status    int
 	mediaType string
 	body      []byte
+	length    int // that is announced, if it is not the body's
 }
 
 func newFront(t testing.TB, r *harness.Registry) *front {
@@ -59,6 +61,9 @@ func newFront(t testing.TB, r *harness.Registry) *front {
 	f.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if wrong, ok := f.note(req); ok {
 			w.Header().Set("Content-Type", wrong.mediaType)
+			if wrong.length > 0 {
+				w.Header().Set("Content-Length", strconv.Itoa(wrong.length))
+			}
 			w.WriteHeader(wrong.status)
 			_, _ = w.Write(wrong.body)
 			return
@@ -124,7 +129,14 @@ func (f *front) hold(part string) (arrived <-chan struct{}, release func()) {
 func (f *front) answer(part string, status int, mediaType string, body []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.answers[part] = answer{status, mediaType, body}
+	f.answers[part] = answer{status: status, mediaType: mediaType, body: body}
+}
+
+// truncate answers with less than it announces, and breaks the connection.
+func (f *front) truncate(part, mediaType string, body []byte, length int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answers[part] = answer{status: http.StatusOK, mediaType: mediaType, body: body, length: length}
 }
 
 // honest ends answer for the same part.

@@ -62,6 +62,9 @@ type Config struct {
 	// gets its options first and the plugin's after them. Empty: none.
 	// Default "/etc/criu/runc.conf", which runc uses for other containers.
 	CRIUConfig string `toml:"criu_config" json:"criuConfig"`
+	// MaxConcurrentRestores bounds how many restores work at a time, of creates and starts together; the others wait.
+	// 0: any number. Negative: twice the number of processors. Default -1.
+	MaxConcurrentRestores int `toml:"max_concurrent_restores" json:"maxConcurrentRestores"`
 	// FailedLogDir is where CRIU's whole log of a failed restore is kept. Empty: it is not.
 	// Default "failed" in the plugin's root directory.
 	FailedLogDir string `toml:"failed_log_dir" json:"failedLogDir"`
@@ -95,6 +98,7 @@ func DefaultConfig() Config {
 		CheckpointCompression: string(policy.Uncompressed),
 		BaseImagePullTimeout:  "30m",
 		CRIUConfig:            "/etc/criu/runc.conf",
+		MaxConcurrentRestores: -1,
 		FailedLogDir:          "failed",
 		FailedLogs:            20,
 		MaxMetadataSize:       l.MetadataBytes,

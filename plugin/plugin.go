@@ -28,6 +28,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/hook"
 	"github.com/cri-restore/cri-restore/internal/restore"
 	"github.com/cri-restore/cri-restore/internal/task"
+	"github.com/cri-restore/cri-restore/internal/turn"
 )
 
 // ID is the plugin's ID; its type is CRIServicePlugin, io.containerd.cri.v1.
@@ -134,10 +135,12 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	snapshotters := db.(*metadata.DB).Snapshotters()
+	meta := db.(*metadata.DB)
+	snapshotters := meta.Snapshotters()
 	store := &restore.Store{
 		Containers:  client.ContainerService(),
 		Leases:      client.LeasesService(),
+		Transact:    meta.Update,
 		Snapshotter: func(name string) snapshots.Snapshotter { return snapshotters[name] },
 		Dirs:        restore.Dirs{Root: root, State: state},
 		Bundles:     bundles(state),
@@ -145,6 +148,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 		Limits:      s.limits,
 		CRIUConfig:  config.CRIUConfig,
 		Pages:       pages,
+		Turns:       turn.New(config.MaxConcurrentRestores),
 	}
 	dumps := newDumps(ic, client, tasks)
 	dumps.Snapshotter = store.Snapshotter
@@ -157,6 +161,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 		return nil, err
 	}
 	ic.Meta.Exports["verification"] = config.Verification
+	ic.Meta.Exports["max_concurrent_restores"] = strconv.Itoa(store.Turns.Limit())
 	ic.Meta.Exports["allow_archives"] = strconv.FormatBool(config.AllowArchives)
 	names := slices.Sorted(maps.Keys(snapshotters))
 	return &cri.Node{

@@ -201,3 +201,8 @@ func (c *Container) Pid() int {
 	}
 	return info.Pid
 }
+
+// Container is the pod's container with an ID that the test knows from elsewhere.
+func (p *Pod) Container(id string, config *runtime.ContainerConfig) *Container {
+	return &Container{ID: id, Config: config, Pod: p, n: p.n, t: p.t}
+}

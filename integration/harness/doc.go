@@ -24,8 +24,9 @@
 //
 //	New(t, opts...) *Node                   Require(t) *Tools    Repo() (string, error)
 //	WithBinary(path)  WithConfig(toml)  WithRestoreConfig(toml)  WithEnv("K=v"...)  WithLogLevel(level)
-//	WithSnapshotter("native")  WithRegistry(r)  WithRegistryAuth(user, password)  WithSharedRuncRoot()  WithCRIU(false)
+//	WithSnapshotter("native")  WithRegistry(r)  WithRegistryAuth(user, password)  WithSharedRuncRoot()  WithCRIU(false)  WithOwnDisk()
 //	n.Start() n.TryStart() n.Stop() n.Kill() n.Restart() n.DaemonPid() n.DaemonLog()
+//	n.Disk("full"|"no inodes"|"")           // of a node WithOwnDisk
 //	n.Reconfigure(opts...) n.TryReconfigure(opts...) error      // other options, and a restart
 //	n.Runtime() n.Images() n.Client() n.Context()       // CRI, containerd; a context for both
 //	n.Crictl(args...) n.TryCrictl(args...) n.Ctr(args...) n.TryCtr(args...)

@@ -112,6 +112,11 @@ func (n *node) prepare(t testing.TB) error {
 	if n.network, err = newNetwork(n.id, n.path("cni"), n.path("cni-data"), n.tools.Portmap); err != nil {
 		return err
 	}
+	if n.opts.ownDisk {
+		if err := n.mountDisk(); err != nil {
+			return err
+		}
+	}
 	return n.writeConfig()
 }
 

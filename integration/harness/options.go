@@ -16,6 +16,7 @@ type options struct {
 	registry     *Registry
 	sharedRunc   bool
 	withoutCRIU  bool
+	ownDisk      bool
 	startTimeout time.Duration
 }
 
@@ -62,6 +63,9 @@ func WithRegistry(r *Registry) Option { return func(o *options) { o.registry = r
 func WithRegistryAuth(user, password string) Option {
 	return func(o *options) { o.user, o.pass = user, password }
 }
+
+// WithOwnDisk puts containerd's root and state on a file system of the node's own, a tmpfs, which Disk changes.
+func WithOwnDisk() Option { return func(o *options) { o.ownDisk = true } }
 
 // WithSharedRuncRoot leaves runc's state in its default place, /run/containerd/runc,
 // instead of giving the node one of its own.

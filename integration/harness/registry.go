@@ -131,3 +131,6 @@ func (r *Registry) push(repository string, digest v1.Hash, write func(name.Refer
 	}
 	return ref.Context().Digest(digest.String()).String()
 }
+
+// Disconnect breaks all connections to the registry, which goes on.
+func (r *Registry) Disconnect() { r.server.CloseClientConnections() }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/tracing"
 	"github.com/containerd/log"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
@@ -69,9 +70,11 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 	undo.add("remove directories", func(ctx context.Context) error { return s.node.Restores.Remove(ctx, record) })
 
 	var c *checkpoint.Checkpoint
-	err = record.Times.Do(leased, phase.View, func(ctx context.Context) (err error) {
-		c, err = src.open(ctx, pod, record)
-		return err
+	err = s.node.inTurn(leased, record, func() error {
+		return record.Times.Do(leased, phase.View, func(ctx context.Context) (err error) {
+			c, err = src.open(ctx, pod, record)
+			return err
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -117,7 +120,11 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 		_, err := s.RuntimeServiceServer.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: id})
 		return err
 	})
-	change, err := s.prepare(leased, r, id, c, record, &undo)
+	var change func(*specs.Spec)
+	err = s.node.inTurn(leased, record, func() (err error) {
+		change, err = s.prepare(leased, r, id, c, record, &undo)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
 	}

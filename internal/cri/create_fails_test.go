@@ -125,6 +125,7 @@ func TestCrashDuringCreate(t *testing.T) {
 		never := func(context.Context, string) (bool, error) { return false, nil }
 		for range 2 {
 			check(t, w.node.Restores.Reconcile(w.ctx, never))
+			w.node.Restores.Wait()
 		}
 		if len(w.inner.names) == 0 {
 			w.unchanged(before)

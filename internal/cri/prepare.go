@@ -41,6 +41,21 @@ func (n *Node) lease(ctx context.Context, id string) (context.Context, func(cont
 	return leases.WithLease(ctx, l.ID), release, nil
 }
 
+// inTurn does what takes processors and disk, a few restores at a time. It must not wait for anything else, such
+// as the pull of a base image.
+func (n *Node) inTurn(ctx context.Context, record *restore.Record, f func() error) error {
+	var done func()
+	err := record.Times.Do(ctx, phase.Wait, func(ctx context.Context) (err error) {
+		done, err = n.Restores.Turns.Take(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("restore was not begun: %w", err)
+	}
+	defer done()
+	return f()
+}
+
 // prepare verifies the checkpoint against the container's OCI spec, which
 // exists now, and brings the checkpoint's files into place. What a later failure has to take back is put on the
 // undo list. It returns what the spec needs besides.

@@ -104,7 +104,7 @@ func newWorld(t *testing.T) *world {
 		Client: client, Snapshotters: []string{"absent", snapshotter}, Policy: admitAll,
 		Limits: checkpoint.DefaultLimits(), PullTimeout: time.Minute,
 		Restores: &restore.Store{
-			Containers: store, Leases: manager,
+			Containers: store, Leases: manager, Transact: w.db.Update,
 			Snapshotter: func(string) snapshots.Snapshotter { return w.sn },
 			Dirs:        restore.Dirs{Root: filepath.Join(w.dir, "root"), State: filepath.Join(w.dir, "state")},
 			Bundles:     filepath.Join(w.dir, "bundles"), Limits: checkpoint.DefaultLimits(),

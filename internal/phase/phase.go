@@ -27,6 +27,8 @@ const (
 	Materialise = "materialise"
 	// Prepare is at the start: mounts, the digest of the images that were verified, CRIU's options.
 	Prepare = "prepare"
+	// Wait is for a turn, where other restores are working.
+	Wait = "wait"
 	// Serve starts the page server of a lazy restore.
 	Serve = "serve"
 	// CRIU is the restore itself: shim, runc and CRIU.

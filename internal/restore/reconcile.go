@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"go.etcd.io/bbolt"
 )
 
 // Reconcile puts right what a crash left: directories, mounts and leases of
@@ -37,48 +38,34 @@ func (s *Store) Reconcile(ctx context.Context, started func(ctx context.Context,
 		errs = append(errs, s.End(ctx, cs[i].ID))
 		ended++
 	}
-	leases, err := s.Leases.List(ctx, fmt.Sprintf("labels.%q", LabelID))
+	found, err := s.Leases.List(ctx, fmt.Sprintf("labels.%q", LabelID))
 	if err != nil {
 		errs = append(errs, fmt.Errorf("list leases of restores: %w", err))
 	}
-	removed := 0
-	for _, dir := range []string{s.Dirs.State, s.Dirs.Root} {
-		n, err := removeUnknown(dir, known)
-		removed += n
-		errs = append(errs, err)
-	}
+	removed, err := s.removeMany(ctx, []string{s.Dirs.State, s.Dirs.Root}, func(name string) bool { return isID(name) && !known[name] })
 	// The views go with their leases: garbage collection removes what nothing refers to.
-	for _, l := range leases {
-		if err := s.Leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
-			errs = append(errs, fmt.Errorf("lease %s: %w", l.ID, err))
-		}
-	}
-	if removed+ended+len(leases) > 0 {
-		log.G(ctx).WithField("directories", removed).WithField("leases", len(leases)).WithField("ended", ended).
+	errs = append(errs, err, s.deleteLeases(ctx, found))
+	if removed+ended+len(found) > 0 {
+		log.G(ctx).WithField("directories", removed).WithField("leases", len(found)).WithField("ended", ended).
 			Info("removed what earlier restores had left")
 	}
 	return errors.Join(errs...)
 }
 
-// removeUnknown removes the directories of restores that no container has.
-func removeUnknown(dir string, known map[string]bool) (int, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
+// deleteLeases deletes all leases in one transaction: each of its own would wait for the disk.
+func (s *Store) deleteLeases(ctx context.Context, found []leases.Lease) error {
+	if len(found) == 0 {
+		return nil
 	}
-	if err != nil {
-		return 0, err
-	}
-	var (
-		errs []error
-		n    int
-	)
-	for _, e := range entries {
-		if !isID(e.Name()) || !e.IsDir() || known[e.Name()] {
-			continue
+	var errs []error
+	err := s.Transact(func(tx *bbolt.Tx) error {
+		ctx := boltutil.WithTransaction(ctx, tx)
+		for _, l := range found {
+			if err := s.Leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+				errs = append(errs, fmt.Errorf("lease %s: %w", l.ID, err))
+			}
 		}
-		errs = append(errs, removeAll(filepath.Join(dir, e.Name())))
-		n++
-	}
-	return n, errors.Join(errs...)
+		return nil
+	})
+	return errors.Join(append(errs, err)...)
 }

@@ -82,6 +82,7 @@ func TestReconcileAbandoned(t *testing.T) {
 
 	for range 2 {
 		check(t, w.store.Reconcile(w.ctx, never))
+		w.store.Wait()
 		if got := w.leases(); !slices.Equal(got, []string{"others"}) {
 			t.Errorf("leases %q", got)
 		}

@@ -8,15 +8,18 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"go.etcd.io/bbolt"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/pageserver"
+	"github.com/cri-restore/cri-restore/internal/turn"
 )
 
 // Store keeps restores: their records in containerd's metadata, their mounts
@@ -24,8 +27,9 @@ import (
 type Store struct {
 	// Containers is containerd's container store.
 	Containers containers.Store
-	// Leases is containerd's lease manager.
-	Leases leases.Manager
+	// Leases is containerd's lease manager, and Transact a transaction of the metadata store that has the leases.
+	Leases   leases.Manager
+	Transact func(func(*bbolt.Tx) error) error
 	// Snapshotter returns a snapshotter by name, nil if there is none.
 	Snapshotter func(name string) snapshots.Snapshotter
 	// Dirs are the plugin's directories.
@@ -38,8 +42,13 @@ type Store struct {
 	Limits checkpoint.Limits
 	// CRIUConfig is the node's own CRIU configuration file for runc, empty for none.
 	CRIUConfig string
+	// Turns bounds how many restores work at a time.
+	Turns *turn.Queue
 	// Pages are the programs for lazy restores, nil on a node that cannot do them.
 	Pages *Pages
+
+	// background is the removal of what earlier restores had left.
+	background sync.WaitGroup
 }
 
 // Get returns a container and its record. A container without one is answered
@@ -209,7 +218,7 @@ func (s *Store) detachLeftovers(id string) error {
 
 // Failed explains why the task of a restored container did not start.
 func (s *Store) Failed(ctx context.Context, id string, r *Record, err error) error {
-	return fmt.Errorf("checkpoint %s: %w", r.Image, s.Logs.Explain(ctx, id, s.Dirs.Work(r.ID), err))
+	return fmt.Errorf("checkpoint %s: %w%s", r.Image, s.Logs.Explain(ctx, id, s.Dirs.Work(r.ID), err), withoutRoom(s.Dirs.Root, s.Dirs.State))
 }
 
 // criuOptions are the options that CRIU gets for every restore. They come after

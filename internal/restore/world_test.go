@@ -31,6 +31,7 @@ const snapshotter = "native"
 type world struct {
 	t     *testing.T
 	ctx   context.Context
+	bolt  *bbolt.DB
 	db    *metadata.DB
 	store *Store
 }
@@ -50,11 +51,12 @@ func newWorld(t *testing.T) *world {
 	db := metadata.NewDB(bolt, blobs, map[string]snapshots.Snapshotter{snapshotter: sn})
 	check(t, db.Init(t.Context()))
 	return &world{
-		t: t, db: db,
+		t: t, bolt: bolt, db: db,
 		ctx: namespaces.WithNamespace(t.Context(), "k8s.io"),
 		store: &Store{
 			Containers:  metadata.NewContainerStore(db),
 			Leases:      metadata.NewLeaseManager(db),
+			Transact:    db.Update,
 			Snapshotter: func(name string) snapshots.Snapshotter { return db.Snapshotter(name) },
 			Dirs:        Dirs{Root: filepath.Join(root, "root"), State: filepath.Join(root, "state")},
 			Bundles:     filepath.Join(root, "bundles"),

@@ -89,7 +89,12 @@ func (c *cgroups) stats(id string) (any, error) {
 	c.mu.Unlock()
 	switch cg := cg.(type) {
 	case cgroup1.Cgroup:
-		return cg.Stat(cgroup1.IgnoreNotExist)
+		stats, err := cg.Stat(cgroup1.IgnoreNotExist)
+		if errors.Is(err, cgroup1.ErrCgroupDeleted) {
+			// The process has ended, and nobody has deleted its task yet.
+			return nil, fmt.Errorf("cgroup of container %s: %w: %w", id, err, errdefs.ErrNotFound)
+		}
+		return stats, err
 	case *cgroup2.Manager:
 		return cg.Stat()
 	}

@@ -139,6 +139,7 @@ func newWorld(t *testing.T) *world {
 		store: &restore.Store{
 			Containers:  metadata.NewContainerStore(db),
 			Leases:      metadata.NewLeaseManager(db),
+			Transact:    db.Update,
 			Snapshotter: func(string) snapshots.Snapshotter { return nil },
 			Dirs:        restore.Dirs{Root: filepath.Join(root, "root"), State: filepath.Join(root, "state")},
 			Bundles:     filepath.Join(root, "bundles"),

@@ -20,6 +20,7 @@ import (
 	api "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
@@ -236,5 +237,22 @@ func TestOOMIsReported(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Error("no event")
+	}
+}
+
+// Between the end of a process and the deletion of its task there is no cgroup, which is nothing to complain about.
+func TestStatsWithoutCgroup(t *testing.T) {
+	if cgmode.Mode() == cgmode.Unified {
+		t.Skip("cgroup v1 only")
+	}
+	cg, err := cgroup1.New(cgroup1.StaticPath("/cri-restore-test-"+restore.NewID()), &specs.LinuxResources{})
+	check(t, err)
+	c := &cgroups{set: map[string]any{"c1": cg}}
+	if _, err := c.stats("c1"); err != nil {
+		t.Fatal(err)
+	}
+	check(t, cg.Delete())
+	if _, err := c.stats("c1"); !errdefs.IsNotFound(err) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	api "github.com/containerd/containerd/api/services/tasks/v1"
@@ -55,10 +56,15 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 	if took, ok := b.prepared.LoadAndDelete(r.ContainerID); ok {
 		rec.Times.Append(phase.Prepare, took.(time.Duration))
 	}
+	done, err := b.turn(ctx, r.ContainerID, rec)
+	if err != nil {
+		return nil, err
+	}
+	defer done() // not of the memory that arrives afterwards
 	server := b.serve(ctx, r.ContainerID, rec)
 	began := time.Now()
 	var resp *api.StartResponse
-	err := rec.Times.Do(ctx, phase.CRIU, func(ctx context.Context) (err error) {
+	err = rec.Times.Do(ctx, phase.CRIU, func(ctx context.Context) (err error) {
 		resp, err = t.startOrKill(ctx, r, opts...)
 		return err
 	})
@@ -79,6 +85,19 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 	}
 	b.drain(ctx, r.ContainerID, rec, resp.GetPid(), server)
 	return resp, nil
+}
+
+// turn waits until other restores have made room for this one. To the CRI plugin a start that fails is the last.
+func (b *binding) turn(ctx context.Context, id string, rec *restore.Record) (done func(), err error) {
+	err = rec.Times.Do(ctx, phase.Wait, func(ctx context.Context) (err error) {
+		done, err = b.restores.Turns.Take(ctx)
+		return err
+	})
+	if err != nil {
+		b.end(ctx, id)
+		return nil, errgrpc.ToGRPC(fmt.Errorf("checkpoint %s: restore of container %s was not begun: %w", rec.Image, id, err))
+	}
+	return done, nil
 }
 
 // restored logs a restore, with what CRIU says of it.

@@ -1,0 +1,68 @@
+package restore
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"golang.org/x/sys/unix"
+)
+
+// leftovers is how many restores a crash has left in the test of the time, each with all that a restore can have.
+const leftovers = 500
+
+// leave makes what containerd leaves when it is killed while a container is created from an image: a lease, a view
+// that it protects and that is mounted, directories, and the mount of a root file system.
+func (w *world) leave(parent string) *Record {
+	w.t.Helper()
+	r := &Record{ID: NewID(), Snapshotter: snapshotter}
+	r.SnapshotKey = SnapshotKey(r.ID)
+	ctx := w.lease(r.SnapshotKey, map[string]string{LabelID: r.ID})
+	_, err := w.db.Snapshotter(snapshotter).View(ctx, r.SnapshotKey, parent, nil...)
+	check(w.t, err)
+	check(w.t, w.store.Dirs.Make(r.ID))
+	for _, dir := range []string{w.store.Dirs.View(r.ID), w.store.Dirs.Rootfs(r.ID)} {
+		check(w.t, unix.Mount("leftover", dir, "tmpfs", 0, "size=4k,nr_inodes=4"))
+	}
+	write(w.t, w.store.Dirs.Archive(r.ID), map[string]string{"config.dump": "{}", "checkpoint/inventory.img": "x"})
+	write(w.t, w.store.Dirs.Work(r.ID), map[string]string{logFile: ""})
+	return r
+}
+
+// TestReconcileMany puts right what 500 crashes have left, in less than a second: containerd's start waits for it.
+func TestReconcileMany(t *testing.T) {
+	var took time.Duration // of what the start waits for
+	for range 3 {          // the machine may be busy with something else
+		w := newWorld(t)
+		w.view("parent", checkpointFiles())
+		w.bolt.NoSync = true
+		for range leftovers {
+			w.leave("parent-layer")
+		}
+		others := w.lease("others", nil)
+		w.bolt.NoSync = false
+		began := time.Now()
+		check(t, w.store.Reconcile(w.ctx, never))
+		took = time.Since(began)
+		w.store.Wait()
+		t.Logf("%d leftovers: %v", leftovers, took)
+		if got := w.leases(); len(got) != 1 || got[0] != "others" {
+			t.Errorf("%d leases are left", len(got))
+		}
+		if id, _ := leases.FromContext(others); id != "others" {
+			t.Errorf("lease %q", id)
+		}
+		for _, dir := range []string{w.store.Dirs.Root, w.store.Dirs.State} {
+			if left := names(t, dir); len(left) > 0 {
+				t.Errorf("%s has %d entries, such as %s", filepath.Base(dir), len(left), left[0])
+			}
+		}
+		noMounts(t, w.store.Dirs.State)
+		check(t, w.store.Reconcile(w.ctx, never)) // again, with nothing to do
+		if took < time.Second || t.Failed() {
+			return
+		}
+	}
+	t.Errorf("%d leftovers took %v", leftovers, took)
+}
