@@ -54,6 +54,7 @@ func soakMeasure(t *testing.T, n *harness.Node, address string) soakState {
 // TestSoak restores again and again, eight at a time, from image and archive, eager and lazy. What containerd holds afterwards
 // is what it held after the first rounds. "make soak" does it a thousand times; SOAK_N in the environment is how often.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	total := int(chaosNumber(t, "SOAK_N", soakShort))
 	address := freeAddress(t)
 	n := harness.New(t, harness.WithRestoreConfig(chaosConfig), harness.WithLogLevel("info"),

@@ -66,3 +66,24 @@ func TestReconcileMany(t *testing.T) {
 	}
 	t.Errorf("%d leftovers took %v", leftovers, took)
 }
+
+// A removal that a crash has cut short is gone on with, and what is mounted there meanwhile is not deleted.
+func TestReconcileGoesOn(t *testing.T) {
+	w := newWorld(t)
+	precious := t.TempDir()
+	write(t, precious, map[string]string{"file": ""})
+	for _, dir := range []string{w.store.Dirs.Root, w.store.Dirs.State} {
+		write(t, filepath.Join(dir, removedDir, NewID()), map[string]string{"archive/checkpoint/pages-1.img": ""})
+		bind(t, precious, filepath.Join(dir, removedDir, NewID(), "mounted"))
+	}
+	check(t, w.store.Reconcile(w.ctx, never))
+	w.store.Wait()
+	for _, dir := range []string{w.store.Dirs.Root, w.store.Dirs.State} {
+		if left := names(t, dir); len(left) > 0 {
+			t.Errorf("%s has %q", filepath.Base(dir), left)
+		}
+	}
+	if got := names(t, precious); len(got) != 1 {
+		t.Errorf("what was mounted has %q", got)
+	}
+}
