@@ -18,7 +18,7 @@ import (
 
 const (
 	// chaosShort is how many rounds there are in an ordinary run of the tests, chaosSeed what they are.
-	chaosShort, chaosSeed = 8, 7
+	chaosShort, chaosSeed = 6, 7
 	// chaosFailures is after how many failed rounds a run ends.
 	chaosFailures = 5
 )

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/integration/harness"
@@ -137,6 +138,20 @@ func (w *chaosWorld) forget(t *testing.T, op *chaosOperation, fault string) {
 	n := w.n.In(t)
 	if fault == "shim" || fault == "pod" || op.starts {
 		forgetSockets(t, n, w.base)
+	}
+	if fault == "containerd" {
+		// containerd gives a bundle a hidden name before it deletes it, and never looks at those again.
+		hidden, err := filepath.Glob(filepath.Join(n.State(), "io.containerd.runtime.v2.task", "k8s.io", ".*"))
+		for _, dir := range hidden {
+			if mounts, merr := mountinfo.GetMounts(mountinfo.PrefixFilter(dir)); merr != nil || len(mounts) > 0 {
+				t.Errorf("mounted below %s: %v, %v", dir, mounts, merr)
+				continue
+			}
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+		if err != nil {
+			t.Error(err)
+		}
 	}
 	if fault == "pod" {
 		// Of a pod that is stopped while a container is started in it stock containerd sometimes leaves the cgroup. A

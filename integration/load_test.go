@@ -113,13 +113,13 @@ func TestLoadGivesUp(t *testing.T) {
 	result := make(chan error, 1)
 	go func() { result <- startIn(ctx, hangs) }()
 	eventually(t, "CRIU at work", func() bool { return criuOf(hangs.ID) != 0 })
-	short, end := context.WithTimeout(t.Context(), 4*time.Second)
+	short, end := context.WithTimeout(t.Context(), 20*time.Second)
 	requireRefused(t, startIn(short, waits), codes.ResourceExhausted, waits.ID, "max_concurrent_restores")
 	if short.Err() != nil {
 		t.Error("the answer came after the deadline")
 	}
 	end()
-	short, end = context.WithTimeout(t.Context(), 3*time.Second)
+	short, end = context.WithTimeout(t.Context(), 15*time.Second)
 	defer end()
 	_, err := n.Runtime().CreateContainer(short, &runtime.CreateContainerRequest{
 		PodSandboxId: pod.ID, SandboxConfig: pod.Config, Config: &runtime.ContainerConfig{
