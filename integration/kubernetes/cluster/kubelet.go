@@ -85,6 +85,14 @@ func (c *Cluster) StopKubelet(t testing.TB) {
 	}
 }
 
+// KillKubelet ends the kubelet with SIGKILL. Pods run on.
+func (c *Cluster) KillKubelet(t testing.TB) {
+	t.Helper()
+	if err := c.kubelet.end(syscall.SIGKILL); err != nil {
+		t.Fatalf("cluster: %v", err)
+	}
+}
+
 // ReconfigureKubelet restarts the kubelet with its first configuration, changed by change, which may be nil.
 func (c *Cluster) ReconfigureKubelet(t testing.TB, change func(config map[string]any)) {
 	t.Helper()
