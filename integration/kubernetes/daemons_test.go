@@ -143,7 +143,8 @@ func (w *world) testImageGC(t *testing.T) {
 	n.PullAs(unused, user, password)
 	pod := w.runs(t, "collected", manifest("collected", "", container("counter", ck.image, ", imagePullPolicy: IfNotPresent")), ck.counted)
 	collect := func(config map[string]any) {
-		config["imageGCHighThresholdPercent"], config["imageGCLowThresholdPercent"], config["imageMinimumGCAge"] = 1, 0, "1ms"
+		// By age, which the kubelet looks at when it starts. The use of the disk it knows only some minutes later.
+		config["imageMinimumGCAge"], config["imageMaximumGCAge"] = "1ns", "2ns"
 	}
 	w.ReconfigureKubelet(t, collect)
 	defer w.ReconfigureKubelet(t, nil)
