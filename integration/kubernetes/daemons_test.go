@@ -5,10 +5,13 @@ import (
 	"testing"
 	"time"
 
+	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/typeurl/v2"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/cri-restore/cri-restore/integration/testimage"
+	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // testKubeletKilled kills the kubelet in the moment in which containerd has made the container: it is created, and nobody starts
@@ -18,7 +21,7 @@ func (w *world) testKubeletKilled(t *testing.T) {
 	w.Apply(t, manifest("warm", "", container("counter", ck.image, ""))) // both images are there, so that nothing takes long
 	w.WaitPod(t, "warm", "ready", ready)
 	n := w.n.In(t)
-	envelopes, errs := n.Client().Subscribe(t.Context(), `topic=="/containers/update"`)
+	envelopes, errs := n.Client().Subscribe(n.Context(), `topic=="/containers/update"`)
 	w.Apply(t, manifest("orphan", "", container("counter", ck.image, "")))
 	awaitRecord(t, envelopes, errs)
 	w.KillKubelet(t)
@@ -34,15 +37,25 @@ func (w *world) testKubeletKilled(t *testing.T) {
 	w.delete(t, "warm")
 }
 
-// awaitRecord waits until some container is updated, which is when a restore's record is written.
+// awaitRecord waits until the record of a restore is written, the last step of CreateContainer.
 func awaitRecord(t *testing.T, envelopes <-chan *events.Envelope, errs <-chan error) {
 	t.Helper()
-	select {
-	case <-envelopes:
-	case err := <-errs:
-		t.Fatalf("events of containerd: %v", err)
-	case <-time.After(callTimeout):
-		t.Fatal("no container was created")
+	deadline := time.After(callTimeout)
+	for {
+		select {
+		case e := <-envelopes:
+			event, err := typeurl.UnmarshalAny(e.Event)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if update, ok := event.(*eventsapi.ContainerUpdate); ok && update.Labels[restore.LabelID] != "" {
+				return
+			}
+		case err := <-errs:
+			t.Fatalf("events of containerd: %v", err)
+		case <-deadline:
+			t.Fatal("no container was created")
+		}
 	}
 }
 
@@ -129,8 +142,12 @@ func (w *world) testDeletedInMidRestore(t *testing.T) {
 	w.Kubectl(t, "delete", "pod", "held", "--wait=false")
 	release()
 	w.Kubectl(t, "wait", "pod/held", "--for=delete", "--timeout=90s")
-	w.forgetBase(t, base)
-	w.n.RequireNoLeak(t, before)
+	eventually(t, "nothing of the pod is left", func() bool {
+		w.forgetBase(t, base) // its pull may have gone on
+		left := w.n.Inventory(t).Diff(before)
+		t.Logf("left: %s", strings.Join(left, "; "))
+		return len(left) == 0
+	})
 	w.runs(t, "held", text, ck.counted)
 	w.delete(t, "held")
 }
@@ -164,6 +181,7 @@ func (w *world) testImageGC(t *testing.T) {
 	w.requireGoesOn(t, "collected", "counter", ck.counted)
 	release()
 	w.delete(t, "collected")
+	eventually(t, "its containers are gone", func() bool { return n.Crictl("ps", "-aq", "--label", "io.kubernetes.pod.name=collected") == "" })
 	w.ReconfigureKubelet(t, collect)
 	eventually(t, "the checkpoint image is collected when its pod is gone", func() bool { return n.ImageStatus(ck.image) == nil })
 

@@ -51,10 +51,7 @@ func (w *world) testRefused(t *testing.T) {
 	mount := ", volumeMounts: [{name: data, mountPath: /mnt}]"
 	w.Apply(t, manifest("refused", volume, container("counter", w.base, mount+script(counting("")))))
 	w.waitCount(t, "refused", "counter", 5)
-	archive, err := w.Checkpoint(t, "checkpointer", "refused", "counter")
-	if err != nil {
-		t.Fatal(err)
-	}
+	archive := w.checkpoint(t, "refused")
 	w.delete(t, "refused")
 	image := w.pushCheckpoint(t, archive, "team/refused-ck")
 	const says = `the checkpoint has a volume at "/mnt" and the pod mounts none there`

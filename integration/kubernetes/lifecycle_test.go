@@ -42,10 +42,7 @@ func (w *world) testLifecycle(t *testing.T) {
 	if _, err := w.Checkpoint(t, "nobody", "counter", "counter"); err == nil || !strings.Contains(err.Error(), "403") {
 		t.Errorf("checkpoint by nobody: got %v, want 403", err)
 	}
-	archive, err := w.Checkpoint(t, "checkpointer", "counter", "counter")
-	if err != nil {
-		t.Fatal(err)
-	}
+	archive := w.checkpoint(t, "counter")
 	w.archive = archive
 	w.counted = countedIn(t, archive)
 	w.requireGoesOn(t, "counter", "counter", w.counted) // the old one
@@ -137,10 +134,7 @@ func (w *world) testLifecycle(t *testing.T) {
 	})
 	t.Run("again", func(t *testing.T) {
 		w.waitCount(t, "restored", "counter", w.counted+10)
-		archive, err := w.Checkpoint(t, "checkpointer", "restored", "counter")
-		if err != nil {
-			t.Fatal(err)
-		}
+		archive := w.checkpoint(t, "restored")
 		counted := countedIn(t, archive)
 		if counted <= w.counted {
 			t.Errorf("the second checkpoint is at %d, the first at %d", counted, w.counted)

@@ -132,7 +132,7 @@ func countedIn(t *testing.T, archive string) int {
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	deadline := time.After(callTimeout)
-	tick := time.NewTicker(250 * time.Millisecond)
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for !done() {
 		select {

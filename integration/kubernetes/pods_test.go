@@ -13,12 +13,27 @@ import (
 	"github.com/cri-restore/cri-restore/integration/kubernetes/cluster"
 )
 
-// plain is a checkpoint that needs nothing of a pod but its service account token. It is made once, by the test that first
-// needs it.
+// plain is a checkpoint that needs nothing of a pod but its service account token.
 type plain struct {
 	image   string
 	counted int
 	archive string
+}
+
+// checkpoint checkpoints the container "counter" of a pod through the kubelet's API, and returns the archive.
+func (w *world) checkpoint(t *testing.T, pod string) string {
+	t.Helper()
+	for {
+		archive, err := w.Checkpoint(t, "checkpointer", pod, "counter")
+		if err == nil {
+			return archive
+		}
+		// A probe by HTTP was just under way.
+		if !strings.Contains(err.Error(), "Connected TCP socket") {
+			t.Fatal(err)
+		}
+		t.Log(err)
+	}
 }
 
 // checkpointOf runs a pod from the base image with that script, checkpoints it when it has counted a little, deletes it, and
@@ -27,10 +42,7 @@ func (w *world) checkpointOf(t *testing.T, name, base, spec, text string) plain 
 	t.Helper()
 	w.Apply(t, manifest(name, spec, container("counter", base, script(text))))
 	w.waitCount(t, name, "counter", 5)
-	archive, err := w.Checkpoint(t, "checkpointer", name, "counter")
-	if err != nil {
-		t.Fatal(err)
-	}
+	archive := w.checkpoint(t, name)
 	w.delete(t, name)
 	return plain{image: w.pushCheckpoint(t, archive, "team/"+name+"-ck"), counted: countedIn(t, archive), archive: archive}
 }
@@ -130,10 +142,7 @@ func (w *world) testInitContainer(t *testing.T) {
 	sidecar := fmt.Sprintf("  - {name: sidecar, restartPolicy: Always, image: %q%s}\n", w.base, script("sleep 86400 & wait"))
 	w.Apply(t, manifest("init", spec+init, container("counter", w.base, mount+script(counting("")))))
 	w.waitCount(t, "init", "counter", 5)
-	archive, err := w.Checkpoint(t, "checkpointer", "init", "counter")
-	if err != nil {
-		t.Fatal(err)
-	}
+	archive := w.checkpoint(t, "init")
 	w.delete(t, "init")
 	image := w.pushCheckpoint(t, archive, "team/init-ck")
 	pod := w.runs(t, "init", manifest("init", spec+init+sidecar, container("counter", image, mount)), countedIn(t, archive))
@@ -165,10 +174,7 @@ func (w *world) testStaticPod(t *testing.T) {
 	w.WaitPod(t, name, "restarted", func(p *corev1.Pod) bool { return ready(p) && p.Status.ContainerStatuses[0].RestartCount == 1 })
 	w.requireGoesOn(t, name, "counter", ck.counted)
 	// It can be checkpointed too.
-	archive, err := w.Checkpoint(t, "checkpointer", name, "counter")
-	if err != nil {
-		t.Error(err)
-	} else if got := countedIn(t, archive); got <= ck.counted {
+	if got := countedIn(t, w.checkpoint(t, name)); got <= ck.counted {
 		t.Errorf("its checkpoint is at %d, the first at %d", got, ck.counted)
 	}
 	if err := os.Remove(file); err != nil {

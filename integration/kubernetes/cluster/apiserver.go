@@ -12,7 +12,7 @@ func (c *Cluster) startEtcd(t testing.TB) {
 	t.Helper()
 	mustPorts(t, &c.ports.etcd, &c.ports.peer)
 	client, peer := loopback("http", c.ports.etcd), loopback("http", c.ports.peer)
-	c.etcd = c.launch(t, "etcd", "--name=test", "--data-dir="+c.path("etcd"), "--unsafe-no-fsync", "--logger=zap", "--log-level=warn",
+	c.etcd = c.launch(t, "etcd", "--name=test", "--data-dir="+c.path("etcd"), "--unsafe-no-fsync", "--log-level=warn",
 		"--listen-client-urls="+client, "--advertise-client-urls="+client,
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=test="+peer)
 	c.etcd.await(t, func() bool {

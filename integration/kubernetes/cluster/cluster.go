@@ -133,7 +133,7 @@ func (c *Cluster) removePods(t testing.TB) {
 		t.Errorf("cluster: %v", err)
 	}
 	left := func() []string { return c.leftovers(t) }
-	if !eventually(func() bool { return len(left()) == 0 }) {
+	if !eventually(garbageTimeout, func() bool { return len(left()) == 0 }) {
 		t.Errorf("cluster: without pods, the kubelet leaves:\n  %s", strings.Join(left(), "\n  "))
 	}
 }

@@ -16,7 +16,9 @@ import (
 const (
 	startTimeout = 90 * time.Second
 	endTimeout   = 30 * time.Second
-	pause        = 50 * time.Millisecond
+	// garbageTimeout is more than the minute after which a kubelet looks for sandboxes and logs of pods that are gone.
+	garbageTimeout = 2 * time.Minute
+	pause          = 50 * time.Millisecond
 )
 
 // process is a daemon of the cluster, and its log.
@@ -101,9 +103,9 @@ func (p *process) await(t testing.TB, ready func() bool) {
 	}
 }
 
-// eventually calls done until it is true or half a minute has passed. It is for what offers nothing to wait on.
-func eventually(done func() bool) bool {
-	deadline := time.After(endTimeout)
+// eventually calls done until it is true or some time has passed. It is for what offers nothing to wait on.
+func eventually(timeout time.Duration, done func() bool) bool {
+	deadline := time.After(timeout)
 	tick := time.NewTicker(5 * pause)
 	defer tick.Stop()
 	for !done() {
