@@ -87,7 +87,7 @@ func (w *world) testLifecycle(t *testing.T) {
 		// What changes later arrives too.
 		w.Kubectl(t, "label", "pod", "restored", "more=yes")
 		eventually(t, "the new label is in the volume", func() bool { return strings.Contains(in("cat", "/proc/1/root/info/labels"), `more="yes"`) })
-		if got := in("printenv", "POD"); got != "restored" {
+		if got := in("sh", "-c", "echo $POD"); got != "restored" {
 			t.Errorf("exec has POD=%q", got)
 		}
 	})

@@ -128,6 +128,7 @@ metadata:
   labels: {app: %s}
 %sspec:
   nodeName: %s
+  dnsPolicy: Default
   terminationGracePeriodSeconds: 3
   imagePullSecrets: [{name: registry}]
 %s
