@@ -40,6 +40,7 @@ done
 
 summary=(gotestsum --format testname)
 [ -z "${TEST_RESULTS:-}" ] || summary+=(--jsonfile "$TEST_RESULTS/test-kubernetes.json")
+# The tests mostly wait for the kubelet: more of them than there are processors can run beside each other.
 go tool -modfile=contrib/tools/gotestsum/go.mod "${summary[@]}" -- \
-	-count=1 -timeout 40m -run "${TEST:-.}" ./integration/kubernetes/...
+	-count=1 -parallel 6 -timeout 40m -run "${TEST:-.}" ./integration/kubernetes/...
 echo PASS
