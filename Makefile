@@ -37,7 +37,7 @@ SOAK_N ?= 1000
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build build-stock build-old demo test test-unit test-integration chaos soak race bench bench-plot fuzz lint checkpoint-image clean
+.PHONY: help deps build build-stock build-old build-kubernetes demo test test-unit test-integration test-kubernetes chaos soak race bench bench-plot fuzz lint checkpoint-image clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -62,6 +62,21 @@ build-old: ## build containerd 2.3 and its shim into bin/OLD_VERSION, for the be
 	cd $(TOOLS)/containerd-2.3 && CGO_ENABLED=0 $(GOBUILD)$(OLD_VERSION)/ -tags '$(TAGS)' -ldflags '-s -w -X $(CONTAINERD)/version.Version=$(OLD_VERSION)' \
 		$(CONTAINERD)/cmd/containerd $(CONTAINERD)/cmd/containerd-shim-runc-v2
 
+build-kubernetes: bin/kubelet bin/etcd ## build kubelet, kube-apiserver, kubectl and etcd for make test-kubernetes into bin/ (cold: 15 minutes on two cores)
+
+# They are built again when the pinned versions change, and at no other time: Go needs some seconds only to see that
+# there is nothing to do.
+KUBERNETES_VERSION = $(call pinned,kubernetes,k8s.io/kubernetes)
+KUBERNETES_LDFLAGS = -s -w $(foreach package,k8s.io/component-base/version k8s.io/client-go/pkg/version,\
+	-X $(package).gitVersion=$(KUBERNETES_VERSION) -X $(package).gitMajor=$(subst v,,$(word 1,$(subst ., ,$(KUBERNETES_VERSION)))) \
+	-X $(package).gitMinor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION))) -X $(package).gitTreeState=clean)
+bin/kubelet bin/kube-apiserver bin/kubectl &: $(TOOLS)/kubernetes/go.mod $(TOOLS)/kubernetes/go.sum
+	cd $(TOOLS)/kubernetes && CGO_ENABLED=0 $(GOBUILD) -ldflags '$(KUBERNETES_LDFLAGS)' $(addprefix k8s.io/kubernetes/cmd/,kubelet kube-apiserver kubectl)
+	touch bin/kubelet bin/kube-apiserver bin/kubectl
+bin/etcd: $(TOOLS)/etcd/go.mod $(TOOLS)/etcd/go.sum
+	cd $(TOOLS)/etcd && CGO_ENABLED=0 $(GOBUILD)etcd -ldflags '-s -w' go.etcd.io/etcd/server/v3
+	touch bin/etcd
+
 demo: deps build ## checkpoint a container, delete it, restore it from a checkpoint image (root)
 	$(ENV) contrib/checkpoint-restore-cri-test.sh
 
@@ -71,7 +86,10 @@ test-unit: ## run the tests that need no daemon, with the race detector
 	$(GOTEST) -race -run '$(TEST)' ./plugin/... ./internal/... ./contrib/...
 
 test-integration: ## run the tests against the real daemons (root, after deps, build and build-stock)
-	$(GOTEST) -count=1 -timeout 40m -run '$(TEST)' ./integration/...
+	$(GOTEST) -count=1 -timeout 40m -run '$(TEST)' $$($(GO) list ./integration/... | grep -v /integration/kubernetes)
+
+test-kubernetes: deps build build-kubernetes ## run the tests with a kubelet and an API server (root)
+	TEST='$(TEST)' TEST_RESULTS='$(TEST_RESULTS)' contrib/checkpoint-restore-kubernetes-test.sh
 
 chaos: deps build ## kill something at a random moment CHAOS_N (200) times; CHAOS_SEED repeats a run (root)
 	$(ENV) CHAOS_SEED=$(CHAOS_SEED) CHAOS_N=$(CHAOS_N) $(GO) test -count=1 -v -timeout 4h -run '^TestChaos$$' ./integration
@@ -82,7 +100,7 @@ soak: deps build ## restore SOAK_N (1000) times, eight at a time; prints what co
 race: deps build build-stock ## run the integration tests against a containerd with the race detector; TEST=REGEXP chooses (root)
 	mkdir -p bin/race && cp bin/ctr bin/crictl bin/runc bin/restore-pages bin/containerd-shim-runc-v2 bin/containerd-stock bin/checkpointctl bin/race/
 	$(GOBUILD)race/containerd -race -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/containerd
-	CRI_RESTORE_BIN=$(CURDIR)/bin/race $(GOTEST) -count=1 -timeout 3h -run '$(TEST)' ./integration/...
+	CRI_RESTORE_BIN=$(CURDIR)/bin/race $(GOTEST) -count=1 -timeout 3h -run '$(TEST)' ./integration
 
 bench: deps build build-stock build-old ## run the benchmarks; BENCH=REGEXP chooses, BENCH_COUNT=N repeats, BENCH_SIZES="MIB ..."; results in bin/bench.json (root)
 	$(ENV) BENCH_JSON=$(CURDIR)/bin/bench.json $(GO) test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 120m ./integration/

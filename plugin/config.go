@@ -47,7 +47,7 @@ type Config struct {
 	// then supplies: "off", "on", or "auto" for checkpoints of 64 MiB or more. Default "off".
 	LazyPages string `toml:"lazy_pages" json:"lazyPages"`
 	// PodAnnotations are the names, after "org.criu.restore/", of the pod annotations that are heard on this
-	// node. There are "tcp-connections", "lazy-pages" and "checkpoint-compression". Default none.
+	// node. There are "tcp-connections", "lazy-pages", "checkpoint-compression" and "on-failure". Default none.
 	PodAnnotations []string `toml:"pod_annotations" json:"podAnnotations"`
 	// AllowCheckpointImages admits "oci-image:NAME" as the location of a new checkpoint, which then becomes an
 	// image in containerd's image store instead of an archive. Default false.

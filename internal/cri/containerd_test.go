@@ -38,6 +38,7 @@ type fakeRuntime struct {
 	mu       sync.Mutex
 	last     int
 	names    map[string]string // by container
+	configs  map[string]*runtime.ContainerConfig
 	requests []*runtime.CreateContainerRequest
 	removed  []string
 }
@@ -61,6 +62,9 @@ func (s *fakeRuntime) CreateContainer(ctx context.Context, r *runtime.CreateCont
 	defer s.mu.Unlock()
 	s.requests = append(s.requests, proto.Clone(r).(*runtime.CreateContainerRequest))
 	name := r.GetPodSandboxId() + "/" + r.GetConfig().GetMetadata().GetName()
+	if attempt := r.GetConfig().GetMetadata().GetAttempt(); attempt > 0 {
+		name += fmt.Sprintf("_%d", attempt)
+	}
 	for id, taken := range s.names {
 		if taken == name {
 			return nil, fmt.Errorf("name %q is reserved for %s: %w", name, id, errdefs.ErrAlreadyExists)
@@ -98,6 +102,10 @@ func (s *fakeRuntime) CreateContainer(ctx context.Context, r *runtime.CreateCont
 		return nil, err
 	}
 	s.names[id] = name
+	if s.configs == nil {
+		s.configs = map[string]*runtime.ContainerConfig{}
+	}
+	s.configs[id] = s.requests[len(s.requests)-1].GetConfig()
 	if s.after != nil {
 		s.after()
 	}
@@ -168,7 +176,9 @@ func (s *fakeRuntime) ListContainers(_ context.Context, r *runtime.ListContainer
 	resp := &runtime.ListContainersResponse{}
 	for id, name := range s.names {
 		if pod := r.GetFilter().GetPodSandboxId(); pod == "" || strings.HasPrefix(name, pod) {
-			resp.Containers = append(resp.Containers, &runtime.Container{Id: id})
+			config := s.configs[id]
+			resp.Containers = append(resp.Containers, &runtime.Container{Id: id, Metadata: config.GetMetadata(), Annotations: config.GetAnnotations(),
+				State: runtime.ContainerState_CONTAINER_EXITED})
 		}
 	}
 	return resp, nil
@@ -229,6 +239,18 @@ func (s *fakeImages) ImageStatus(_ context.Context, r *runtime.ImageStatusReques
 		}
 	}
 	return &runtime.ImageStatusResponse{Image: img}, nil
+}
+
+func (s *fakeImages) ListImages(context.Context, *runtime.ListImagesRequest) (*runtime.ListImagesResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	resp := &runtime.ListImagesResponse{}
+	for ref, id := range s.known {
+		if ref == id {
+			resp.Images = append(resp.Images, &runtime.Image{Id: id})
+		}
+	}
+	return resp, nil
 }
 
 func (s *fakeImages) PullImage(ctx context.Context, r *runtime.PullImageRequest) (*runtime.PullImageResponse, error) {

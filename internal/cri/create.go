@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -39,12 +40,23 @@ func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 	return s.restore(ctx, r, &imageSource{node: s.node, image: img, ref: r.GetConfig().GetImage()}, began)
 }
 
-// restore is the order of the steps. Whatever a step leaves behind is put on
+// restore creates a container that is restored when it starts. If that cannot be, and the pod wants so, it creates
+// one that is not.
+func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest, src source, began time.Time) (*runtime.CreateContainerResponse, error) {
+	resp, err := s.tryRestore(ctx, r, src, began)
+	observeCreation(began, err)
+	var u *unrestorable
+	if errors.As(err, &u) {
+		return s.startFresh(ctx, r, u)
+	}
+	return resp, err
+}
+
+// tryRestore is the order of the steps. Whatever a step leaves behind is put on
 // the undo list, and taken back if a later step fails.
-func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest, src source, began time.Time) (_ *runtime.CreateContainerResponse, retErr error) {
+func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequest, src source, began time.Time) (_ *runtime.CreateContainerResponse, retErr error) {
 	ctx, span := tracing.StartSpan(ctx, "cri.restore.create", tracing.WithAttribute("checkpoint", src.name()))
 	defer func() { span.SetStatus(retErr); span.End() }()
-	defer func() { observeCreation(began, retErr) }()
 
 	pod, err := s.pod(ctx, r.GetPodSandboxId())
 	if err != nil {
@@ -107,6 +119,11 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
 	}
 	describe(record, &c.Metadata, base)
+	if asked.OnFailure == policy.StartFresh {
+		if err := s.failedBefore(ctx, r, record); err != nil {
+			return nil, &unrestorable{error: err, record: record, base: base}
+		}
+	}
 	var resp *runtime.CreateContainerResponse
 	err = record.Times.Do(ctx, phase.Container, func(ctx context.Context) (err error) {
 		resp, err = s.RuntimeServiceServer.CreateContainer(ctx, rewrite(r, &c.Metadata, base, record))
@@ -126,7 +143,11 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
+		err = fmt.Errorf("checkpoint %s: %w", src.name(), err)
+		if asked.OnFailure == policy.StartFresh && settled(err) {
+			err = &unrestorable{error: err, record: record, base: base}
+		}
+		return nil, err
 	}
 	if err := s.node.attach(ctx, id, record, change); err != nil {
 		return nil, err

@@ -26,6 +26,16 @@ var findings = func() metrics.LabeledCounter {
 	return c
 }()
 
+// freshStarts counts containers that were started from their base image instead, by the gRPC code of the reason.
+var freshStarts = func() metrics.LabeledCounter {
+	ns := metrics.NewNamespace("containerd", "cri_restore", nil)
+	c := ns.NewLabeledCounter("fresh_starts", "Containers that were started from their base image because their checkpoint could not be restored and their pod wants that, by gRPC code", "code")
+	metrics.Register(ns)
+	return c
+}()
+
+func countFresh(why error) { freshStarts.WithValues(status.Code(errgrpc.ToGRPC(why)).String()).Inc() }
+
 func countFindings(byCheck map[string]int) {
 	for check, n := range byCheck {
 		findings.WithValues(check).Inc(float64(n))

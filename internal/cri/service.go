@@ -66,6 +66,7 @@ type Runtime struct {
 type Images struct {
 	runtime.ImageServiceServer
 	node     *Node
+	runtime  runtime.RuntimeServiceServer
 	detector *image.Detector
 	bases    *image.Bases
 }
@@ -83,7 +84,7 @@ func New(n *Node, r runtime.RuntimeServiceServer, i runtime.ImageServiceServer) 
 	)
 	bases.NeverPull, bases.Admit, bases.HostDirs = n.NeverPull, n.Policy.BaseImage, n.RegistryDirs
 	return &Runtime{RuntimeServiceServer: r, node: n, images: i, detector: detector, bases: bases},
-		&Images{ImageServiceServer: i, node: n, detector: detector, bases: bases}
+		&Images{ImageServiceServer: i, node: n, runtime: r, detector: detector, bases: bases}
 }
 
 // Refusing is containerd's CRI runtime service on a node that cannot restore.

@@ -50,7 +50,7 @@ func (s *imageSource) admit() error {
 }
 
 func (s *imageSource) open(ctx context.Context, p *pod, r *restore.Record) (*checkpoint.Checkpoint, error) {
-	r.ImageDigest = s.image.Target.Digest.String()
+	r.ImageDigest, r.ImageID = s.image.Target.Digest.String(), s.image.ID
 	r.Snapshotter, r.SnapshotKey = p.snapshotter, restore.SnapshotKey(r.ID)
 	return s.node.view(ctx, s.image, r, checkpoint.Unpack)
 }

@@ -103,8 +103,11 @@ func BuildCheckpoint(ctx context.Context, store content.Store, c *checkpoint.Che
 }
 
 // imageConfig says of the process only who it ran as: the kubelet checks
-// runAsNonRoot by the image. Command, environment and working directory are the
-// base image's and the pod's to say.
+// runAsNonRoot by the image, and takes the user from it if the pod names none. Command, environment and working directory are the
+// base image's and the pod's to say: what the process had been given would bring its secrets where people look, and
+// a container that is restored gets those of the base image anyway.
+//
+// The labels are the manifest's annotations: some tools, and Docker's own format, keep labels only.
 func imageConfig(m *checkpoint.Metadata, platform ocispec.Platform, diffID digest.Digest) ocispec.Image {
 	var created *time.Time
 	if !m.CheckpointedAt.IsZero() {
@@ -115,7 +118,7 @@ func imageConfig(m *checkpoint.Metadata, platform ocispec.Platform, diffID diges
 	return ocispec.Image{
 		Created:  created,
 		Platform: platform,
-		Config:   ocispec.ImageConfig{User: fmt.Sprintf("%d:%d", user.UID, user.GID)},
+		Config:   ocispec.ImageConfig{User: fmt.Sprintf("%d:%d", user.UID, user.GID), Labels: annotationsOf(m, platform)},
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}},
 		History:  []ocispec.History{{Created: created, CreatedBy: "checkpoint-image"}},
 	}

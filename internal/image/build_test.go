@@ -140,7 +140,7 @@ func TestBuild(t *testing.T) {
 			check(t, json.Unmarshal(blob, &config))
 			if config.Config.User != "1000:1001" || config.Created == nil || config.Created.Unix() != 1795418638 ||
 				!platforms.Default().Match(config.Platform) || !slices.Equal(config.RootFS.DiffIDs, []digest.Digest{diffID}) ||
-				len(config.Config.Env)+len(config.Config.Labels)+len(config.Config.Cmd) != 0 {
+				len(config.Config.Env)+len(config.Config.Cmd) != 0 || !maps.Equal(config.Config.Labels, manifest.Annotations) || !isCheckpoint(config.Config.Labels) {
 				t.Errorf("config %s", blob)
 			}
 		})

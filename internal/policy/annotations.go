@@ -23,7 +23,7 @@ const AnnotationLazy = "lazy-pages"
 const annotationCompression = "checkpoint-compression"
 
 // known are the pod annotations that there are, after the prefix.
-var known = []string{annotationTCP, AnnotationLazy, annotationCompression}
+var known = []string{annotationTCP, AnnotationLazy, annotationCompression, annotationOnFailure}
 
 // TCP is what becomes of TCP connections that were established when the checkpoint was taken.
 type TCP string
@@ -42,6 +42,7 @@ type Pod struct {
 	TCP         TCP
 	Lazy        Lazy
 	Compression Compression
+	OnFailure   OnFailure
 }
 
 // Pod reads a pod's annotations. An annotation that the node does not hear is refused and not
@@ -72,6 +73,9 @@ func (p *Policy) Pod(annotations map[string]string) (Pod, error) {
 		case annotationCompression:
 			out.Compression = Compression(annotations[key])
 			err = checkCompression(what, out.Compression)
+		case annotationOnFailure:
+			out.OnFailure = OnFailure(annotations[key])
+			err = checkOnFailure(what, out.OnFailure)
 		}
 		if err != nil {
 			return Pod{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)

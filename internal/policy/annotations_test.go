@@ -39,3 +39,23 @@ func TestPodAnnotations(t *testing.T) {
 		})
 	}
 }
+
+func TestPodOnFailure(t *testing.T) {
+	p := newPolicy(t, Config{PodAnnotations: []string{"on-failure"}})
+	for value, want := range map[string]OnFailure{"fail": Fail, "start-fresh": StartFresh} {
+		if got, err := p.Pod(map[string]string{AnnotationPrefix + "on-failure": value}); err != nil || got.OnFailure != want {
+			t.Errorf("%q: %+v, %v", value, got, err)
+		}
+	}
+	for _, bad := range []string{"", "restart", "START-FRESH"} {
+		if _, err := p.Pod(map[string]string{AnnotationPrefix + "on-failure": bad}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if got, err := p.Pod(nil); err != nil || got.OnFailure == StartFresh {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := newPolicy(t, Config{}).Pod(map[string]string{AnnotationPrefix + "on-failure": "start-fresh"}); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("not heard: %v", err)
+	}
+}

@@ -12,12 +12,16 @@ const (
 	AnnotationImage = AnnotationPrefix + "checkpoint-image"
 	// AnnotationImageDigest is the digest of the checkpoint image.
 	AnnotationImageDigest = AnnotationPrefix + "checkpoint-digest"
+	// AnnotationImageID is the CRI's ID of the checkpoint image.
+	AnnotationImageID = AnnotationPrefix + "checkpoint-image-id"
 	// AnnotationBase is the reference of the base image.
 	AnnotationBase = AnnotationPrefix + "base-image"
 	// AnnotationCheckpointedAt is when the checkpoint was made (RFC 3339).
 	AnnotationCheckpointedAt = AnnotationPrefix + "checkpointed-at"
 	// AnnotationProducer is the engine that made the checkpoint.
 	AnnotationProducer = AnnotationPrefix + "producer"
+	// AnnotationFresh says why a container was started from its base image and not restored.
+	AnnotationFresh = AnnotationPrefix + "started-fresh"
 )
 
 // Annotations returns what the record tells the users of the container.
@@ -30,6 +34,9 @@ func (r *Record) Annotations() map[string]string {
 	}
 	if r.ImageDigest != "" {
 		a[AnnotationImageDigest] = r.ImageDigest
+	}
+	if r.ImageID != "" {
+		a[AnnotationImageID] = r.ImageID
 	}
 	if !r.CheckpointedAt.IsZero() {
 		a[AnnotationCheckpointedAt] = r.CheckpointedAt.UTC().Format(time.RFC3339)

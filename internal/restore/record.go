@@ -48,6 +48,8 @@ type Record struct {
 	// ImageDigest is the digest of the checkpoint image's target, empty for an
 	// archive.
 	ImageDigest string `json:"imageDigest,omitempty"`
+	// ImageID is the CRI's ID of the checkpoint image, empty for an archive.
+	ImageID string `json:"imageID,omitempty"`
 	// Snapshotter and SnapshotKey name the read-only view of the checkpoint
 	// image. They are empty for an archive, which is unpacked in Dirs.Archive.
 	Snapshotter string `json:"snapshotter,omitempty"`
@@ -71,6 +73,8 @@ type Record struct {
 	Draining bool `json:"draining,omitempty"`
 	// PagesLost says why memory of a lazy restore never arrived, for which the container was killed.
 	PagesLost string `json:"pagesLost,omitempty"`
+	// Failure says why the restore failed when it was tried. Empty: it did not, or was cut short.
+	Failure string `json:"failure,omitempty"`
 	// Times are the times of the creation's parts, for the log of the start.
 	Times phase.Times `json:"times,omitempty"`
 	// Ended is set when the restore was tried, well or not: what it needed is no

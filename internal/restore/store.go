@@ -221,6 +221,24 @@ func (s *Store) Failed(ctx context.Context, id string, r *Record, err error) err
 	return fmt.Errorf("checkpoint %s: %w%s", r.Image, s.Logs.Explain(ctx, id, s.Dirs.Work(r.ID), err), withoutRoom(s.Dirs.Root, s.Dirs.State))
 }
 
+// maxFailure bounds what a record keeps of a failure, in bytes.
+const maxFailure = 1024
+
+// NoteFailure writes into the record why the restore failed, for the container that comes after this one.
+func (s *Store) NoteFailure(ctx context.Context, id string, failure error) error {
+	c, r, err := s.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	r.Failure = failure.Error()
+	r.Failure = strings.ToValidUTF8(r.Failure[:min(len(r.Failure), maxFailure)], "")
+	if err := r.Attach(c); err != nil {
+		return err
+	}
+	_, err = s.Containers.Update(ctx, *c, "labels", "extensions")
+	return err
+}
+
 // criuOptions are the options that CRIU gets for every restore. They come after
 // the node's own, because the last one wins.
 //

@@ -161,9 +161,15 @@ func ended(ctx context.Context, err error) error {
 
 // failed explains a failed restore, and takes back what it may have made.
 func (t *Tasks) failed(ctx context.Context, b *binding, id string, rec *restore.Record, err error) error {
+	cut := ctx.Err() != nil // says nothing of the checkpoint
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	explained := b.restores.Failed(ctx, id, rec, err)
+	if !cut {
+		if err := b.restores.NoteFailure(ctx, id, explained); err != nil {
+			log.G(ctx).WithError(err).WithField("container", id).Warn("failed to record why a restore failed")
+		}
+	}
 	if err := t.abandon(ctx, b, id); err != nil {
 		log.G(ctx).WithError(err).WithField("container", id).Error("failed to take back a failed restore")
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -124,6 +125,30 @@ func TestStartThatFails(t *testing.T) {
 				t.Error("its cgroup is watched")
 			}
 		})
+	}
+}
+
+// The record says why a restore failed, for the container that comes next, but not that its caller had gone: another try
+// may end well.
+func TestStartNotesItsFailure(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		w := newWorld(t)
+		rec := w.restored("c1", nil)
+		w.bind()
+		ctx, cancel := context.WithCancel(w.ctx)
+		w.inner.start = func(context.Context, *api.StartRequest) (*api.StartResponse, error) {
+			check(t, os.WriteFile(filepath.Join(w.store.Dirs.Work(rec.ID), "restore.log"), []byte("(00.1) Error (criu/x.c:7): No such thing\n"), 0o600))
+			if gone {
+				cancel()
+			}
+			return nil, status.Error(codes.Unknown, "runc: criu failed: type NOTIFY errno 0")
+		}
+		_, err := w.tasks.Start(ctx, &api.StartRequest{ContainerID: "c1"})
+		cancel()
+		got := w.record("c1")
+		if err == nil || !got.Ended || strings.Contains(got.Failure, "No such thing") == gone || (got.Failure == "") != gone {
+			t.Errorf("caller gone %t: %v, record %+v", gone, err, got)
+		}
 	}
 }
 
