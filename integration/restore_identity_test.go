@@ -74,7 +74,7 @@ func TestRestoreIdentity(t *testing.T) {
 		requireAnnotations(t, status.GetAnnotations(), annotations, map[string]string{
 			"checkpoint-image": tag, "checkpoint-digest": digest[strings.Index(digest, "@")+1:],
 			"checkpoint-image-id": n.ImageStatus(tag).GetId(),
-			"base-image": n.ImageStatus(base).GetRepoDigests()[0], "producer": "containerd",
+			"base-image":          n.ImageStatus(base).GetRepoDigests()[0], "producer": "containerd",
 		}, checkpointed)
 		if want := filepath.Join(pod.Config.GetLogDirectory(), "restored/2.log"); status.GetLogPath() != want {
 			t.Errorf("log path: got %q, want %q", status.GetLogPath(), want)

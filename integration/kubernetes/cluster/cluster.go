@@ -64,6 +64,8 @@ func New(t testing.TB, n *harness.Node, change ...func(config map[string]any)) *
 	if err := makeCgroup(n.CgroupRoot()); err != nil {
 		t.Fatalf("cluster: %v", err)
 	}
+	// The kubelet's, by class of service. Some it makes only with the first pod.
+	n.CgroupParents("kubepods", "kubepods/burstable", "kubepods/besteffort")
 	restore, err := rememberSysctls()
 	if err != nil {
 		t.Fatalf("cluster: %v", err)
