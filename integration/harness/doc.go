@@ -63,7 +63,7 @@
 //
 // # Leaks
 //
-//	n.Inventory(t) Inventory    n.RequireNoLeak(t, baseline)    n.Baseline()
+//	n.Inventory(t) Inventory    n.RequireNoLeak(t, baseline)    n.Baseline()    n.CgroupParents(names...)
 //	inv.Diff(baseline) []string  inv.Keys(KindSnapshot) []string
 //
 // KEEP=1 in the environment keeps the nodes' folders, with containerd.log, after the

@@ -198,6 +198,16 @@ func (n *node) listHost(inv Inventory) error {
 	return n.listFiles(inv)
 }
 
+// CgroupParents names cgroups below Node.CgroupRoot that pods are put into and that stay when the pods go: they are
+// no leak.
+func (n *Node) CgroupParents(names ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, name := range names {
+		n.parents[name] = true
+	}
+}
+
 func (n *node) isParent(child string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -61,9 +61,11 @@ func New(t testing.TB, n *harness.Node, change ...func(config map[string]any)) *
 	if c.config, err = c.writeKubeconfig("admin"); err != nil {
 		t.Fatalf("cluster: %v", err)
 	}
-	if err := makeCgroup(n.CgroupRoot()); err != nil {
+	if err := errors.Join(sweepLogLinks(), makeCgroup(n.CgroupRoot())); err != nil {
 		t.Fatalf("cluster: %v", err)
 	}
+	// The kubelet's, by class of service. Some it makes only with the first pod.
+	n.CgroupParents("kubepods", "kubepods/burstable", "kubepods/besteffort")
 	restore, err := rememberSysctls()
 	if err != nil {
 		t.Fatalf("cluster: %v", err)
@@ -138,6 +140,35 @@ func (c *Cluster) removePods(t testing.TB) {
 	}
 }
 
+// logLinks returns the links to logs that are of interest. The kubelet makes them there, whatever its configuration says.
+func logLinks(ofInterest func(target string) bool) []string {
+	var found []string
+	links, _ := filepath.Glob("/var/log/containers/*")
+	for _, link := range links {
+		if target, err := os.Readlink(link); err == nil && ofInterest(target) {
+			found = append(found, link)
+		}
+	}
+	return found
+}
+
+// sweepLogLinks removes the links of tests that were killed, whose folders are gone: the harness has swept them.
+func sweepLogLinks() error {
+	var errs []error
+	for _, link := range logLinks(func(target string) bool {
+		below, ok := strings.CutPrefix(target, os.TempDir()+"/")
+		node, _, _ := strings.Cut(below, "/")
+		if !ok || !strings.HasPrefix(node, "crt-") {
+			return false
+		}
+		_, err := os.Stat(filepath.Join(os.TempDir(), node))
+		return errors.Is(err, os.ErrNotExist)
+	}) {
+		errs = append(errs, os.Remove(link))
+	}
+	return errors.Join(errs...)
+}
+
 // leftovers lists what there must not be when all pods are deleted.
 func (c *Cluster) leftovers(t testing.TB) []string {
 	t.Helper()
@@ -151,13 +182,7 @@ func (c *Cluster) leftovers(t testing.TB) []string {
 			left = append(left, filepath.Join(dir, entry.Name()))
 		}
 	}
-	// The kubelet links to the logs from there, whatever its configuration says.
-	links, _ := filepath.Glob("/var/log/containers/*")
-	for _, link := range links {
-		if target, err := os.Readlink(link); err == nil && strings.HasPrefix(target, c.dir+"/") {
-			left = append(left, link)
-		}
-	}
+	left = append(left, logLinks(func(target string) bool { return strings.HasPrefix(target, c.dir+"/") })...)
 	if out := strings.TrimSpace(c.Node.In(t).Crictl("pods", "-q")); out != "" {
 		left = append(left, "pod sandboxes "+strings.ReplaceAll(out, "\n", " "))
 	}

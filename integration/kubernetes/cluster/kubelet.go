@@ -6,7 +6,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 )
@@ -136,27 +135,4 @@ func makeCgroup(name string) error {
 func isV1() bool {
 	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
 	return err != nil
-}
-
-// rememberSysctls returns what puts those parameters of the kernel back that a kubelet sets.
-func rememberSysctls() (func() error, error) {
-	values := map[string]string{}
-	for _, name := range []string{"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"} {
-		data, err := os.ReadFile("/proc/sys/" + name)
-		if err != nil {
-			return nil, err
-		}
-		values["/proc/sys/"+name] = strings.TrimSpace(string(data))
-	}
-	return func() error {
-		for name, value := range values {
-			if data, err := os.ReadFile(name); err == nil && strings.TrimSpace(string(data)) == value {
-				continue
-			}
-			if err := os.WriteFile(name, []byte(value), 0); err != nil {
-				return err
-			}
-		}
-		return nil
-	}, nil
 }
