@@ -171,7 +171,7 @@ func thisMachine(tools *harness.Tools) benchMachine {
 	}
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {
-		m.MemoryMiB = uint64(info.Totalram) * uint64(info.Unit) >> 20
+		m.MemoryMiB = info.Totalram * uint64(info.Unit) >> 20
 	}
 	cpus, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(cpus)) {

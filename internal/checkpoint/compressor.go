@@ -71,7 +71,10 @@ func (c *Compressor) follow() {
 			if !ok {
 				return
 			}
-		case <-c.watcher.Errors: // events were lost; the next one, or the end, makes up for them
+		case _, ok := <-c.watcher.Errors: // events were lost; the next one, or the end, makes up for them
+			if !ok {
+				return
+			}
 		}
 		if c.err = errors.Join(c.watcher.Add(c.images), c.advance()); errors.Is(c.err, fs.ErrNotExist) {
 			c.err = nil // it is still to come

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -62,15 +63,16 @@ func dumping(t *testing.T, dir string, pause func()) map[string][]byte {
 // compressor returns one for a new directory of each of the two kinds of file system.
 func compressor(t *testing.T, parent string) (c *Compressor, dir, file string) {
 	t.Helper()
-	top, err := os.MkdirTemp(parent, "")
-	if err != nil {
+	top := filepath.Join(parent, strings.ReplaceAll(t.Name(), "/", "_"))
+	if err := os.Mkdir(top, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	dir, file = filepath.Join(top, "checkpoint"), filepath.Join(top, "archive")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if c, err = NewCompressor(dir, top); err != nil {
+	c, err := NewCompressor(dir, top)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -84,7 +86,9 @@ func compressor(t *testing.T, parent string) (c *Compressor, dir, file string) {
 // However fast CRIU and the compressor are, the archive has what CRIU has written.
 func TestCompressor(t *testing.T) {
 	for kind, parent := range map[string]string{"disk": t.TempDir(), "memory": memoryDir(t)} {
-		for pace, pause := range map[string]func(){"fast": func() {}, "slow": func() { time.Sleep(3 * time.Millisecond) }} {
+		tick := time.NewTicker(3 * time.Millisecond)
+		defer tick.Stop()
+		for pace, pause := range map[string]func(){"fast": func() {}, "slow": func() { <-tick.C }} {
 			t.Run(kind+" "+pace, func(t *testing.T) {
 				c, dir, file := compressor(t, parent)
 				files := dumping(t, dir, pause)
