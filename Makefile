@@ -86,7 +86,7 @@ test-unit: ## run the tests that need no daemon, with the race detector
 	$(GOTEST) -race -run '$(TEST)' ./plugin/... ./internal/... ./contrib/...
 
 test-integration: ## run the tests against the real daemons (root, after deps, build and build-stock)
-	$(GOTEST) -count=1 -timeout 40m -run '$(TEST)' $$($(GO) list ./integration/... | grep -v /integration/kubernetes)
+	$(GOTEST) -count=1 -timeout 60m -run '$(TEST)' $$($(GO) list ./integration/... | grep -v /integration/kubernetes)
 
 test-kubernetes: deps build build-kubernetes ## run the tests with a kubelet and an API server (root)
 	TEST='$(TEST)' TEST_RESULTS='$(TEST_RESULTS)' contrib/checkpoint-restore-kubernetes-test.sh

@@ -71,23 +71,26 @@ func containsAll(text string, words ...string) bool {
 // it has arrived nothing is left that the restore needed, and another checkpoint works.
 func TestLazyRestore(t *testing.T) {
 	t.Parallel()
-	for _, snapshotter := range []string{"overlayfs", "native"} {
+	for snapshotter, cases := range map[string][]lazyRestore{
+		"overlayfs": {{"one process", []string{"256", "1"}}, {"several processes", []string{"64", "4"}}, {"forks", []string{"128", "2", "fork"}}},
+		"native":    {{"one process", []string{"64", "1"}}},
+	} {
 		t.Run(snapshotter, func(t *testing.T) {
 			n := harness.New(t, harness.WithSnapshotter(snapshotter), harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOn))
-			testLazyRestore(t, n, snapshotter)
+			testLazyRestore(t, n, snapshotter, cases)
 		})
 	}
 }
 
-func testLazyRestore(t *testing.T, n *harness.Node, snapshotter string) {
-	for _, tc := range []struct {
-		name string
-		mode []string
-	}{
-		{"one process", []string{"256", "1"}},
-		{"several processes", []string{"64", "4"}},
-		{"forks", []string{"128", "2", "fork"}},
-	} {
+// lazyRestore is a mode of the workload "pages".
+type lazyRestore struct {
+	name string
+	mode []string
+}
+
+func testLazyRestore(t *testing.T, n *harness.Node, snapshotter string, cases []lazyRestore) {
+	t.Helper()
+	for _, tc := range cases {
 		archive, counted := pagesCheckpoint(t, n.In(t), tc.mode...)
 		for source, name := range map[string]string{"archive": archive, "image": publishedImageOf(t, n, archive, snapshotter)} {
 			t.Run(tc.name+" from "+source, func(t *testing.T) {
