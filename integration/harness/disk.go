@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -30,22 +31,31 @@ func (n *node) mountDisk() error {
 func (n *Node) Disk(state string) {
 	n.t.Helper()
 	for _, dir := range n.disks() {
-		var st unix.Statfs_t
-		if err := unix.Statfs(dir, &st); err != nil {
-			n.t.Fatalf("harness: %v", err)
+		// What is written between the look and the change makes the kernel refuse the size: too small.
+		err := n.remountDisk(dir, state)
+		for tries := 0; errors.Is(err, unix.EINVAL) && tries < 100; tries++ {
+			err = n.remountDisk(dir, state)
 		}
-		options := healthyDisk
-		switch state {
-		case "":
-		case "full":
-			options = fmt.Sprintf("size=%d,nr_inodes=400k", (st.Blocks-st.Bfree)*uint64(st.Bsize))
-		case "no inodes":
-			options = fmt.Sprintf("size=2g,nr_inodes=%d", st.Files-st.Ffree)
-		default:
-			n.t.Fatalf("harness: disk %q", state)
-		}
-		if err := unix.Mount("disk", dir, "tmpfs", unix.MS_REMOUNT, options); err != nil {
+		if err != nil {
 			n.t.Errorf("harness: make %s %q: %v", dir, state, err)
 		}
 	}
+}
+
+func (n *node) remountDisk(dir, state string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return err
+	}
+	options := healthyDisk
+	switch state {
+	case "":
+	case "full":
+		options = fmt.Sprintf("size=%d,nr_inodes=400k", (st.Blocks-st.Bfree)*uint64(st.Bsize))
+	case "no inodes":
+		options = fmt.Sprintf("size=2g,nr_inodes=%d", st.Files-st.Ffree)
+	default:
+		return fmt.Errorf("there is no disk %q", state)
+	}
+	return unix.Mount("disk", dir, "tmpfs", unix.MS_REMOUNT, options)
 }
