@@ -62,7 +62,7 @@ build-old: ## build containerd 2.3 and its shim into bin/OLD_VERSION, for the be
 	cd $(TOOLS)/containerd-2.3 && CGO_ENABLED=0 $(GOBUILD)$(OLD_VERSION)/ -tags '$(TAGS)' -ldflags '-s -w -X $(CONTAINERD)/version.Version=$(OLD_VERSION)' \
 		$(CONTAINERD)/cmd/containerd $(CONTAINERD)/cmd/containerd-shim-runc-v2
 
-build-kubernetes: bin/kubelet bin/etcd ## build kubelet, kube-apiserver, kubectl and etcd for make test-kubernetes into bin/ (cold: 15 minutes on two cores)
+build-kubernetes: bin/kubelet bin/etcd ## build kubelet, kube-apiserver, kubectl and etcd for make test-kubernetes into bin/ (long, the first time)
 
 # They are built again when the pinned versions change, and at no other time: Go needs some seconds only to see that
 # there is nothing to do.

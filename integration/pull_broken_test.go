@@ -2,12 +2,9 @@ package integration
 
 import (
 	"bytes"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 // TestPullBroken needs a base image from a registry that is broken in several ways. The error names checkpoint and image,
@@ -34,7 +31,7 @@ func TestPullBroken(t *testing.T) {
 			img, repository, reference := n.base(t)
 			image := n.checkpointOn(t, n.front.ref(repository+":1"), reference)
 			part := lastLayer(t, img)
-			breakIt(n.front, part, lastContent(t, img))
+			breakIt(n.front, part, rawLastLayer(t, img))
 			pod, c := n.Pod(t), unique("broken")
 			_, err := pod.TryCreate(c, image)
 			if err == nil {
@@ -51,23 +48,4 @@ func TestPullBroken(t *testing.T) {
 			requireContinues(t, again, n.counted)
 		})
 	}
-}
-
-// lastContent is the compressed content of an image's last layer.
-func lastContent(t *testing.T, img v1.Image) []byte {
-	t.Helper()
-	layers, err := img.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := layers[len(layers)-1].Compressed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	content, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return content
 }

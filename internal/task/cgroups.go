@@ -96,7 +96,11 @@ func (c *cgroups) stats(id string) (any, error) {
 		}
 		return stats, err
 	case *cgroup2.Manager:
-		return cg.Stat()
+		stats, err := cg.Stat()
+		if errors.Is(err, unix.ENOENT) {
+			return nil, fmt.Errorf("cgroup of container %s: %w: %w", id, err, errdefs.ErrNotFound)
+		}
+		return stats, err
 	}
 	return nil, fmt.Errorf("cgroup of container %s: %w", id, errdefs.ErrNotFound)
 }
