@@ -40,6 +40,7 @@ type stream struct {
 	left   int64 // bytes that may still be read
 	source *source
 	bound  bound
+	plain  bool // it is not compressed
 }
 
 // newStream reads f within the bound, to which comes what a tar needs for the
@@ -55,12 +56,13 @@ func newStream(ctx context.Context, f *os.File, b bound, entries int) (*stream, 
 	if s.left < 0 {
 		s.left = b.bytes
 	}
-	buf := bufio.NewReaderSize(s.source, 64<<10)
-	magic, err := buf.Peek(10)
+	magic := make([]byte, 10)
+	n, err := f.ReadAt(magic, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	switch compression.DetectCompression(magic) {
+	buf := bufio.NewReaderSize(s.source, 64<<10)
+	switch compression.DetectCompression(magic[:n]) {
 	case compression.Gzip:
 		r, err := gzip.NewReader(buf)
 		if err != nil {
@@ -75,7 +77,7 @@ func newStream(ctx context.Context, f *os.File, b bound, entries int) (*stream, 
 		}
 		s.reader, s.close = r, r.Close
 	default:
-		s.reader = buf
+		s.reader, s.plain = buf, true
 	}
 	return s, nil
 }
@@ -87,11 +89,15 @@ func (s *stream) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	if s.left <= 0 {
-		return 0, exceeds(s.bound.what, "", s.bound.bytes, "bytes", s.bound.key)
+		return 0, s.exceeded()
 	}
 	n, err := s.reader.Read(p[:min(int64(len(p)), s.left)])
 	s.left -= int64(n)
 	return n, err
+}
+
+func (s *stream) exceeded() error {
+	return exceeds(s.bound.what, "", s.bound.bytes, "bytes", s.bound.key)
 }
 
 func (s *stream) Close() { s.close() }

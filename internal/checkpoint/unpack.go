@@ -163,7 +163,12 @@ type unpacker struct {
 }
 
 func (u *unpacker) unpack(s *stream) error {
-	tr := tar.NewReader(s)
+	var src io.Reader = s
+	if s.plain {
+		// Not through the buffer, so that the file is where archive/tar is.
+		s.reader, src = s.source, plain{s}
+	}
+	tr := tar.NewReader(src)
 	for {
 		hdr, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -174,13 +179,13 @@ func (u *unpacker) unpack(s *stream) error {
 		if err != nil {
 			return err
 		}
-		if err := u.entry(hdr, tr); err != nil {
+		if err := u.entry(s, hdr, tr); err != nil {
 			return err
 		}
 	}
 }
 
-func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
+func (u *unpacker) entry(s *stream, hdr *tar.Header, content io.Reader) error {
 	dir := hdr.Typeflag == tar.TypeDir
 	switch hdr.Typeflag {
 	case tar.TypeDir, tar.TypeReg, tar.TypeGNUSparse:
@@ -214,7 +219,7 @@ func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
 	if err := u.mkdir(path.Dir(name)); err != nil {
 		return err
 	}
-	return u.write(name, hdr.Size, content)
+	return u.write(s, name, hdr, content)
 }
 
 func (u *unpacker) count() error {
@@ -256,7 +261,7 @@ func clash(name string) error {
 	return fmt.Errorf("entry %s: a file and a directory have the same name: %w", quote(name), errdefs.ErrInvalidArgument)
 }
 
-func (u *unpacker) write(name string, size int64, content io.Reader) (retErr error) {
+func (u *unpacker) write(s *stream, name string, hdr *tar.Header, content io.Reader) (retErr error) {
 	f, err := u.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return clash(name)
@@ -269,7 +274,12 @@ func (u *unpacker) write(name string, size int64, content io.Reader) (retErr err
 			retErr = err
 		}
 	}()
-	_, err = io.CopyN(f, content, size)
+	if s.plain {
+		if done, err := (plain{s}).copy(f, hdr, content); done || err != nil {
+			return err
+		}
+	}
+	_, err = io.CopyN(f, content, hdr.Size)
 	return err
 }
 

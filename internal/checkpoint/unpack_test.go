@@ -316,14 +316,16 @@ func TestUnpackCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	archive := stored(t, buf.Bytes())
-	for _, looks := range []int{0, 1, 10, 100} {
-		dst := t.TempDir()
-		err := Unpack(&cancelled{t.Context(), looks}, archive, dst, DefaultLimits())
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("after %d looks: %v", looks, err)
-		}
-		if left, err := os.ReadDir(dst); err != nil || len(left) > 0 {
-			t.Errorf("after %d looks: left %v, %v", looks, left, err)
+	for archive, last := range map[string]int{archive: 8, stored(t, compressed(t, buf.Bytes(), compression.Zstd)): 100} {
+		for _, looks := range []int{0, 1, 4, last} {
+			dst := t.TempDir()
+			err := Unpack(&cancelled{t.Context(), looks}, archive, dst, DefaultLimits())
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("after %d looks: %v", looks, err)
+			}
+			if left, err := os.ReadDir(dst); err != nil || len(left) > 0 {
+				t.Errorf("after %d looks: left %v, %v", looks, left, err)
+			}
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), -time.Second)
