@@ -2,20 +2,17 @@ package restore
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/containerd/containerd/v2/core/mount"
 )
 
-// InspectRootfs calls f while the new container's snapshot is mounted at dir, as the checkpoint's changes have left it.
+// InspectRootfs calls f while the new container's snapshot is mounted at dir, as the checkpoint's changes have left it. It can be written
+// to: f asks who may write what, and on a read-only file system nobody may, for reasons that are not the user's.
 func InspectRootfs(mounts []mount.Mount, dir string, f func(root string) error) (err error) {
-	if err := mount.All(mounts, dir); err != nil {
-		return fmt.Errorf("mount root file system at %s: %w", dir, errors.Join(err, detachBelow(dir)))
+	unmount, err := mountRootfs(mounts, dir)
+	if err != nil {
+		return err
 	}
-	defer func() {
-		if uerr := mount.UnmountAll(dir, 0); uerr != nil {
-			err = errors.Join(err, fmt.Errorf("unmount root file system: %w", uerr), detachBelow(dir))
-		}
-	}()
+	defer func() { err = errors.Join(err, unmount()) }()
 	return f(dir)
 }

@@ -36,15 +36,11 @@ func ApplyRootfs(ctx context.Context, c *checkpoint.Checkpoint, mounts []mount.M
 	if diff != nil {
 		defer diff.Close()
 	}
-	if err := mount.All(mounts, dir); err != nil {
-		return fmt.Errorf("mount root file system at %s: %w", dir, errors.Join(err, detachBelow(dir)))
+	unmount, err := mountRootfs(mounts, dir)
+	if err != nil {
+		return err
 	}
-	defer func() {
-		// Not detached: what was written must be in the snapshot before runc mounts it again.
-		if uerr := mount.UnmountAll(dir, 0); uerr != nil {
-			err = errors.Join(err, fmt.Errorf("unmount root file system: %w", uerr), detachBelow(dir))
-		}
-	}()
+	defer func() { err = errors.Join(err, unmount()) }()
 	if err := removeFiles(dir, deleted); err != nil {
 		return err
 	}
