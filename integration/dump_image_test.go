@@ -15,6 +15,7 @@ import (
 // A checkpoint becomes an image in one request, is restored from it at once, and on another node
 // after a push and a pull; what was restored is checkpointed into an image again.
 func TestCheckpointToImage(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct{ snapshotter, compression string }{{"overlayfs", "none"}, {"overlayfs", "zstd"}, {"native", "none"}} {
 		t.Run(tc.snapshotter+" "+tc.compression, func(t *testing.T) {
 			registry := harness.NewRegistry(t)
@@ -28,6 +29,11 @@ func TestCheckpointToImage(t *testing.T) {
 			n.Crictl("checkpoint", "--export=oci-image:"+name, c.ID)
 			c.WaitCount(harness.Count(c.Log()) + 3)
 			c.Remove()
+
+			// The base image's environment, and nothing that the pod or containerd has added.
+			if config := n.Crictl("inspecti", name); !strings.Contains(config, `"PATH=/usr/local/sbin:`) || strings.Contains(config, "HOSTNAME") {
+				t.Errorf("config: %s", config)
+			}
 
 			restored := pod.Run("restored", name)
 			counted = requireContinues(t, restored, counted)
@@ -65,6 +71,7 @@ func TestCheckpointToImage(t *testing.T) {
 
 // What cannot become an image is refused before the container is frozen, and leaves nothing.
 func TestCheckpointToImageRefused(t *testing.T) {
+	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(`allow_checkpoint_images = true`))
 	c := n.Pod(t).Run("heap", workloadImage(t, n), workload("heap", "256"))
 	c.WaitLine("ok 2 ")
@@ -100,6 +107,7 @@ func TestCheckpointToImageRefused(t *testing.T) {
 
 // The command asks the container's containerd, and says which image it has made.
 func TestCheckpointImageOfContainer(t *testing.T) {
+	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(`allow_checkpoint_images = true`))
 	pod := n.Pod(t)
 	c := pod.Run("counter", n.Image(harness.Busybox), harness.Counting())

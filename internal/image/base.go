@@ -177,7 +177,7 @@ func (b *Bases) byID(ctx context.Context, ref baseReference) (*Base, error) {
 // error of class errdefs.ErrNotFound. It follows digests only: from the one in
 // ref to the manifest for this platform and to its config, whose digest is the ID.
 func (b *Bases) local(ctx context.Context, ref baseReference) (string, error) {
-	id, err := b.resolve(ctx, ref.digest)
+	id, err := configDigest(ctx, b.provider, b.platform, ref.digest)
 	if err != nil {
 		return "", fmt.Errorf("base image %s: %w", ref.text, err)
 	}
@@ -191,10 +191,10 @@ func (b *Bases) local(ctx context.Context, ref baseReference) (string, error) {
 	return id, nil
 }
 
-// resolve returns the image ID that the index or manifest of that digest stands
-// for on this platform.
-func (b *Bases) resolve(ctx context.Context, target digest.Digest) (string, error) {
-	blob, err := content.ReadBlob(ctx, b.provider, ocispec.Descriptor{Digest: target, Size: -1})
+// configDigest returns the image ID that the index or manifest of that digest stands
+// for on the platform.
+func configDigest(ctx context.Context, provider content.Provider, platform platforms.MatchComparer, target digest.Digest) (string, error) {
+	blob, err := content.ReadBlob(ctx, provider, ocispec.Descriptor{Digest: target, Size: -1})
 	if err != nil {
 		return "", err
 	}
@@ -217,7 +217,7 @@ func (b *Bases) resolve(ctx context.Context, target digest.Digest) (string, erro
 	if !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
 		return "", fmt.Errorf("%s is no image manifest but %q: %w", target, desc.MediaType, errdefs.ErrFailedPrecondition)
 	}
-	config, err := images.Config(ctx, b.provider, desc, b.platform)
+	config, err := images.Config(ctx, provider, desc, platform)
 	if err != nil {
 		return "", err
 	}

@@ -37,7 +37,8 @@ type BuildOptions struct {
 
 // Build makes a checkpoint image in the store from an archive that containerd,
 // CRI-O or Podman wrote, a regular file and no link, and returns the descriptor
-// of its manifest. The same archive and options make the same image.
+// of its manifest. The same archive and options make the same image in stores that have its base
+// image, and in those that have not.
 //
 // What is made refers to each other by containerd's gc labels, but nothing refers
 // to the manifest yet: a store with garbage collection needs a lease in ctx.
@@ -81,7 +82,7 @@ func BuildCheckpoint(ctx context.Context, store content.Store, c *checkpoint.Che
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("checkpoint image: write layer: %w", err)
 	}
-	config, err := writeDocumentBlob(ctx, store, ocispec.MediaTypeImageConfig, imageConfig(&c.Metadata, o.Platform, diffID), nil)
+	config, err := writeDocumentBlob(ctx, store, ocispec.MediaTypeImageConfig, imageConfig(&c.Metadata, o.Platform, environment(ctx, store, c.Metadata.Base, o.Platform), diffID), nil)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("checkpoint image: write config: %w", err)
 	}
@@ -103,12 +104,12 @@ func BuildCheckpoint(ctx context.Context, store content.Store, c *checkpoint.Che
 }
 
 // imageConfig says of the process only who it ran as: the kubelet checks
-// runAsNonRoot by the image, and takes the user from it if the pod names none. Command, environment and working directory are the
-// base image's and the pod's to say: what the process had been given would bring its secrets where people look, and
-// a container that is restored gets those of the base image anyway.
+// runAsNonRoot by the image, and takes the user from it if the pod names none. The environment is the base image's, if it is known, and
+// not the process's: what a pod had given it would bring its secrets where people look. Command and working directory
+// are the base image's and the pod's to say.
 //
 // The labels are the manifest's annotations: some tools, and Docker's own format, keep labels only.
-func imageConfig(m *checkpoint.Metadata, platform ocispec.Platform, diffID digest.Digest) ocispec.Image {
+func imageConfig(m *checkpoint.Metadata, platform ocispec.Platform, env []string, diffID digest.Digest) ocispec.Image {
 	var created *time.Time
 	if !m.CheckpointedAt.IsZero() {
 		at := m.CheckpointedAt.UTC()
@@ -118,7 +119,7 @@ func imageConfig(m *checkpoint.Metadata, platform ocispec.Platform, diffID diges
 	return ocispec.Image{
 		Created:  created,
 		Platform: platform,
-		Config:   ocispec.ImageConfig{User: fmt.Sprintf("%d:%d", user.UID, user.GID), Labels: annotationsOf(m, platform)},
+		Config:   ocispec.ImageConfig{User: fmt.Sprintf("%d:%d", user.UID, user.GID), Env: env, Labels: annotationsOf(m, platform)},
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}},
 		History:  []ocispec.History{{Created: created, CreatedBy: "checkpoint-image"}},
 	}
