@@ -23,17 +23,11 @@ type plain struct {
 // checkpoint checkpoints the container "counter" of a pod through the kubelet's API, and returns the archive.
 func (w *world) checkpoint(t *testing.T, pod string) string {
 	t.Helper()
-	for tries := 10; ; tries-- {
-		archive, err := w.Checkpoint(t, "checkpointer", pod, "counter")
-		if err == nil {
-			return archive
-		}
-		// A probe by HTTP was just under way: CRIU dumps no connections.
-		if tries == 0 || !strings.Contains(err.Error(), "Connected TCP socket") && !strings.Contains(err.Error(), "In-flight connection") {
-			t.Fatal(err)
-		}
-		t.Log(err)
+	archive, err := w.Checkpoint(t, "checkpointer", pod, "counter")
+	if err != nil {
+		t.Fatal(err)
 	}
+	return archive
 }
 
 // checkpointOf runs a pod from the base image with that script, checkpoints it when it has counted a little, deletes it, and

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/tracing"
 	"github.com/containerd/errdefs"
@@ -105,12 +106,33 @@ func (s *Runtime) compression(ctx context.Context, c *containers.Container) (pol
 	return asked.Compression, err
 }
 
+// checkpointTries is how often a container is checkpointed that cannot be for a reason that may pass.
+const checkpointTries = 4
+
+// checkpoint takes the checkpoint, in some seconds' time if that is not possible now.
 func (s *Runtime) checkpoint(ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus) (retErr error) {
 	ctx, span := tracing.StartSpan(ctx, "cri.restore.checkpoint", tracing.WithAttribute("container.id", c.ID), tracing.WithAttribute("location", location))
 	defer func() { span.SetStatus(retErr); span.End() }()
 	began := time.Now()
 	defer func() { observeCheckpoint(began, retErr) }()
 
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := s.tryCheckpoint(ctx, location, c, status)
+		var passing *dump.PassingError
+		if !errors.As(err, &passing) {
+			return struct{}{}, backoff.Permanent(err)
+		}
+		log.G(ctx).WithError(err).WithField("container", c.ID).Info("cannot checkpoint container at this moment")
+		return struct{}{}, err
+	}, backoff.WithMaxTries(checkpointTries), backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: time.Second,
+	}))
+	return err
+}
+
+// tryCheckpoint takes the checkpoint, or leaves everything as it was.
+func (s *Runtime) tryCheckpoint(ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus) error {
+	began := time.Now()
 	t, err := s.target(ctx, location, c)
 	if err != nil {
 		return err
@@ -146,6 +168,7 @@ func (s *Runtime) checkpoint(ctx context.Context, location string, c *containers
 	}
 	d.Times.Write = time.Since(writing)
 	observeDump(&d.Times)
+	span := tracing.SpanFromContext(ctx)
 	for key, took := range d.Times.All() {
 		span.SetAttributes(tracing.Attribute(key, took.String()))
 	}

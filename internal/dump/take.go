@@ -34,7 +34,8 @@ const (
 // so that they fit to each other. still is called at the end of that time.
 //
 // CRIU cannot be stopped half way without harm to the processes, so it is waited for even if the context ends.
-// Errors: the context's; errdefs.ErrFailedPrecondition and CRIU's words if it cannot dump the container.
+// Errors: the context's; errdefs.ErrFailedPrecondition and CRIU's words if it cannot dump the container, a [*PassingError] if it may be able
+// to soon.
 func (d *Dump) Take(ctx context.Context, dir string, still func()) (retErr error) {
 	changes, err := d.changes(ctx)
 	if err != nil {
@@ -139,7 +140,7 @@ func (d *Dump) criu(ctx context.Context, images, work string) error {
 		// What the shim says names a log that is gone by the time anybody reads it.
 		err = fmt.Errorf("criu: %s: %w", strings.Join(lines, "; "), errdefs.ErrFailedPrecondition)
 	}
-	return fmt.Errorf("checkpointing container %q failed: %w", d.container.ID, err)
+	return passing(fmt.Errorf("checkpointing container %q failed: %w", d.container.ID, err), lines)
 }
 
 // compress writes the spooled tar to a new file as the gzip that containerd's checkpoints have.
