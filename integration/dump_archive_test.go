@@ -76,6 +76,7 @@ i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`
 
 // The archive holds what stock containerd's holds, and checkpointctl reads it.
 func TestCheckpointArchiveIsAsStock(t *testing.T) {
+	t.Parallel()
 	registry := harness.NewRegistry(t)
 	var entries, diffs [2][]string
 	for i, opts := range [][]harness.Option{{harness.WithBinary(stockContainerd(t))}, {}} {
@@ -113,6 +114,7 @@ func TestCheckpointArchiveIsAsStock(t *testing.T) {
 
 // Our archives restore, with all changes of the root file system, whatever the snapshotter and compression.
 func TestCheckpointRestores(t *testing.T) {
+	t.Parallel()
 	for _, snapshotter := range []string{"overlayfs", "native"} {
 		t.Run(snapshotter, func(t *testing.T) {
 			n := harness.New(t, harness.WithSnapshotter(snapshotter), harness.WithRestoreConfig(allowArchives),
@@ -144,6 +146,7 @@ func TestCheckpointRestores(t *testing.T) {
 
 // Bad requests get the codes of stock containerd, or clearer ones where stock has done the work first.
 func TestCheckpointRefused(t *testing.T) {
+	t.Parallel()
 	n := harness.New(t)
 	pod := n.Pod(t)
 	c := pod.Run("counter", n.Image(harness.Busybox), harness.Counting())
@@ -174,6 +177,7 @@ func TestCheckpointRefused(t *testing.T) {
 
 // A node without CRIU, one whose CRI plugin forbids it, and one that does not restore answer as stock containerd does.
 func TestCheckpointLeftToContainerd(t *testing.T) {
+	t.Parallel()
 	n := harness.New(t)
 	c := n.Pod(t).Run("counter", n.Image(harness.Busybox), harness.Counting())
 	file := filepath.Join(n.Dir(), "stock.tar")
@@ -207,6 +211,7 @@ func requireOnly(t testing.TB, dir string, names ...string) {
 
 // A checkpoint whose caller loses patience, or whose time is up, leaves nothing, and the container runs on.
 func TestCheckpointGivenUp(t *testing.T) {
+	t.Parallel()
 	n := harness.New(t)
 	pod := n.Pod(t)
 	c := pod.Run("heap", workloadImage(t, n), workload("heap", "512"))

@@ -15,6 +15,7 @@ import (
 // containerd is killed in the middle of a checkpoint. The next one lets the container run on and removes what is
 // left, wherever that is, and another checkpoint of the container works.
 func TestCheckpointKilled(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name, location, pattern string
 		pages                   int64
@@ -64,6 +65,7 @@ func TestCheckpointKilled(t *testing.T) {
 
 // A checkpoint of a container that is removed meanwhile fails or ends well, and leaves nothing.
 func TestCheckpointOfRemoved(t *testing.T) {
+	t.Parallel()
 	n := harness.New(t)
 	pod, image := n.Pod(t), workloadImage(t, n)
 	before := n.Inventory(t)
@@ -86,6 +88,7 @@ func TestCheckpointOfRemoved(t *testing.T) {
 
 // Of two checkpoints of one container at once, one is taken.
 func TestCheckpointTwiceAtOnce(t *testing.T) {
+	t.Parallel()
 	n := harness.New(t)
 	c := n.Pod(t).Run("heap", workloadImage(t, n), workload("heap", "256"))
 	c.WaitLine("ok 2 ")
