@@ -35,7 +35,7 @@ const maxWritten = 4 << 20
 func BenchmarkRestore(b *testing.B) {
 	registry := harness.NewRegistry(b)
 	n := harness.New(b, harness.WithRegistry(registry), harness.WithLogLevel("info"),
-		harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(`pod_annotations = ["lazy-pages"]`))
+		harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(`pod_annotations = ["lazy-pages"]`), harness.WithRestoreConfig(lazyOff))
 	old := oldNode(b, registry)
 	workloads := workloadImage(b, n)
 	workloadImage(b, old)

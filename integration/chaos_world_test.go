@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	chaosConfig = allowArchives + "\nallow_checkpoint_images = true\npod_annotations = [\"lazy-pages\"]\n"
+	chaosConfig = allowArchives + "\nallow_checkpoint_images = true\npod_annotations = [\"lazy-pages\"]\n" + lazyOff + "\n"
 	// chaosImage is the checkpoint image that rounds restore from.
 	chaosImage = "checkpoint.example/chaos:1"
 	// chaosDump is the one that rounds make.

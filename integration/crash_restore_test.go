@@ -156,7 +156,7 @@ func (h *heapCheckpoint) hashes(t *testing.T) map[string]string {
 // may be left, and after a crash of containerd the restore can be started again.
 func TestCrashDuringRestore(t *testing.T) {
 	t.Parallel()
-	n := harness.New(t)
+	n := harness.New(t, harness.WithRestoreConfig(lazyOff)) // the moments are those of CRIU reading all memory
 	h := newHeapCheckpoint(t, n)
 	n.Baseline() // with the images
 	cutOff := 0

@@ -25,7 +25,7 @@ func logged(n *harness.Node, words ...string) (count int) {
 // is lazy has its page server in the container's cgroup, and is timed part by part.
 func TestLazyByAnnotation(t *testing.T) {
 	t.Parallel()
-	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
+	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOff))
 	archive, counted := pagesCheckpoint(t, n, "128", "1")
 	ask := harness.PodAnnotation("org.criu.restore/lazy-pages", "on")
 	_, err := n.Pod(t, ask).TryCreate("refused", archive)
@@ -49,6 +49,20 @@ func TestLazyByAnnotation(t *testing.T) {
 		t.Error("no line of a lazy restore with its times")
 	}
 	waitDaemonLog(t, n, "has arrived", lazy.ID, "drain=")
+}
+
+// TestLazyByDefault restores what has much memory lazily, and what has little eagerly, where nobody has said how.
+func TestLazyByDefault(t *testing.T) {
+	t.Parallel()
+	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
+	for mib, lazy := range map[string]string{"128": "lazy=true", "16": "lazy=false"} {
+		archive, counted := pagesCheckpoint(t, n, mib, "1")
+		c := n.Pod(t).Run("restored", archive)
+		requireOKContinues(t, c, counted)
+		if logged(n, "restored container from checkpoint", c.ID, lazy) != 1 {
+			t.Errorf("%s MiB: no line with %s", mib, lazy)
+		}
+	}
 }
 
 // TestLazyWithoutUserfaultfd restores eagerly where the kernel cannot do it lazily, and says so once.

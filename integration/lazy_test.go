@@ -10,7 +10,10 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-const lazyOn = `lazy_pages = "on"`
+const (
+	lazyOn  = `lazy_pages = "on"`
+	lazyOff = `lazy_pages = "off"`
+)
 
 // pagesCheckpoint is the archive of a checkpointed pages workload, whose every line has read all of its memory.
 func pagesCheckpoint(t *testing.T, n *harness.Node, mode ...string) (archive string, counted int) {

@@ -44,7 +44,7 @@ type Config struct {
 	// checkpoint, "close" them, or "restore" them with their addresses. Default "refuse".
 	TCPConnections string `toml:"tcp_connections" json:"tcpConnections"`
 	// LazyPages is whether processes run before all of their memory is there, which a page server
-	// then supplies: "off", "on", or "auto" for checkpoints of 64 MiB or more. Default "off".
+	// then supplies: "off", "on", or "auto" for checkpoints of 64 MiB or more. Default "auto".
 	LazyPages string `toml:"lazy_pages" json:"lazyPages"`
 	// PodAnnotations are the names, after "org.criu.restore/", of the pod annotations that are heard on this
 	// node. There are "tcp-connections", "lazy-pages", "checkpoint-compression" and "on-failure". Default none.
@@ -93,7 +93,7 @@ func DefaultConfig() Config {
 		PullBaseImages:        true,
 		Verification:          strict,
 		TCPConnections:        string(policy.RefuseTCP),
-		LazyPages:             string(policy.LazyOff),
+		LazyPages:             string(policy.LazyAuto),
 		PodAnnotations:        []string{},
 		CheckpointCompression: string(policy.Uncompressed),
 		BaseImagePullTimeout:  "30m",

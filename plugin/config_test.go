@@ -140,9 +140,9 @@ func TestGoodValues(t *testing.T) {
 			pod, err := s.policy.Pod(map[string]string{"org.criu.restore/tcp-connections": "restore"})
 			return err == nil && pod.TCP == policy.RestoreTCP
 		}},
-		"lazy": {func(c *Config) { c.LazyPages = "auto" }, func(s *settings) bool {
+		"lazy": {func(c *Config) { c.LazyPages = "off" }, func(s *settings) bool {
 			pod, err := s.policy.Pod(nil)
-			return err == nil && pod.Lazy == policy.LazyAuto
+			return err == nil && pod.Lazy == policy.LazyOff
 		}},
 		"images of checkpoints": {func(c *Config) { c.AllowCheckpointImages = true }, func(s *settings) bool { return s.policy.CheckpointImage("a") == nil }},
 		"no images of them":     {func(*Config) {}, func(s *settings) bool { return s.policy.CheckpointImage("a") != nil }},
@@ -178,7 +178,7 @@ func TestGoodValues(t *testing.T) {
 // What "containerd config dump" writes, containerd reads back; no key is lost on the way.
 func TestTOMLRoundTrip(t *testing.T) {
 	changed := Config{
-		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", AllowCheckpointImages: true, CheckpointCompression: "zstd", LazyPages: "auto", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
+		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", AllowCheckpointImages: true, CheckpointCompression: "zstd", LazyPages: "on", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
 		CRIUConfig: "/c", FailedLogDir: "/f", FailedLogs: 1, MaxMetadataSize: 2, MaxLogSize: 3, MaxDiffSize: 4, MaxArchiveSize: 5, MaxEntries: 6,
 	}
 	if v := reflect.ValueOf(changed); true {
