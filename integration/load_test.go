@@ -20,14 +20,34 @@ const loadRestores = 32
 
 const runningSeries, waitingSeries = `containerd_cri_restore_concurrent_restores{state="running"}`, `containerd_cri_restore_concurrent_restores{state="waiting"}`
 
-// TestLoad asks for 32 restores at once, of one image and of an archive, eager and lazy. No more work at a time than the
+// TestLoad asks for 32 restores at once, half of them of one image, the others of an archive and of four more images, eager and lazy. No more work at a time than the
 // configuration says, all succeed, and ordinary containers are created and started meanwhile without standing in that queue.
 func TestLoad(t *testing.T) {
 	address := freeAddress(t)
 	n := harness.New(t, harness.WithRestoreConfig(chaosConfig+"\nmax_concurrent_restores = 2\n"), harness.WithLogLevel("info"),
 		harness.WithConfig(fmt.Sprintf("[plugins.'io.containerd.server.v1.metrics']\naddress = %q\n", address)))
-	archive, counted := pagesCheckpoint(t, n, "16", "1")
-	image := publishedImageOf(t, n, archive, "")
+	type source struct {
+		name    string
+		counted int
+	}
+	var archive source
+	archive.name, archive.counted = pagesCheckpoint(t, n, "16", "1")
+	image := source{publishedImageOf(t, n, archive.name, ""), archive.counted}
+	others := make([]source, 4)
+	for i := range others {
+		other, counted := pagesCheckpoint(t, n, "16", "1")
+		others[i] = source{publishedImageOf(t, n, other, ""), counted}
+	}
+	sourceOf := func(i int) source {
+		switch i / 2 % 4 {
+		case 0, 2:
+			return image
+		case 1:
+			return archive
+		default:
+			return others[i/8]
+		}
+	}
 	ordinary, eager, lazy := n.Pod(t), n.Pod(t), n.Pod(t, harness.PodAnnotation("org.criu.restore/lazy-pages", "on"))
 	before := n.Inventory(t)
 	var (
@@ -38,8 +58,8 @@ func TestLoad(t *testing.T) {
 	)
 	for i := range loadRestores {
 		wg.Go(func() {
-			pod, source := []*harness.Pod{eager, lazy}[i%2], []string{image, archive}[i/2%2]
-			if all[i], failed[i] = pod.TryCreate(fmt.Sprintf("restored-%d", i), source); failed[i] == nil {
+			pod := []*harness.Pod{eager, lazy}[i%2]
+			if all[i], failed[i] = pod.TryCreate(fmt.Sprintf("restored-%d", i), sourceOf(i).name); failed[i] == nil {
 				failed[i] = all[i].TryStart()
 			}
 		})
@@ -85,8 +105,8 @@ func TestLoad(t *testing.T) {
 	if len(took) < 3 || took[len(took)/2] > total/3 {
 		t.Errorf("ordinary containers took %v while the restores took %v", took, total)
 	}
-	for _, c := range all {
-		requireOKContinues(t, c, counted)
+	for i, c := range all {
+		requireOKContinues(t, c, sourceOf(i).counted)
 	}
 	for _, c := range all {
 		c.Remove()

@@ -125,7 +125,8 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 		}
 	}
 	var resp *runtime.CreateContainerResponse
-	err = record.Times.Do(ctx, phase.Container, func(ctx context.Context) (err error) {
+	// Under the lease, so that containerd makes none of its own, which would be left for a day if it is killed.
+	err = record.Times.Do(leased, phase.Container, func(ctx context.Context) (err error) {
 		resp, err = s.RuntimeServiceServer.CreateContainer(ctx, rewrite(r, &c.Metadata, base, record))
 		return err
 	})
