@@ -21,10 +21,14 @@ const (
 )
 
 // soakState is what must not grow.
-type soakState struct{ goroutines, descriptors, resident, metadata int }
+type soakState struct {
+	goroutines, descriptors, resident, metadata int
+	heap                                        int // what was alive at the last garbage collection of Go, in bytes
+}
 
 func (s soakState) String() string {
-	return fmt.Sprintf("%d goroutines, %d descriptors, %d KiB resident, %d KiB metadata", s.goroutines, s.descriptors, s.resident>>10, s.metadata>>10)
+	return fmt.Sprintf("%d goroutines, %d descriptors, %d KiB resident, %d KiB of heap alive, %d KiB metadata",
+		s.goroutines, s.descriptors, s.resident>>10, s.heap>>10, s.metadata>>10)
 }
 
 // soakMeasure looks at containerd when it has come to rest.
@@ -34,6 +38,8 @@ func soakMeasure(t *testing.T, n *harness.Node, address string) soakState {
 	var s soakState
 	goroutines, _ := strconv.ParseFloat(metric(t, address, "go_goroutines"), 64)
 	s.goroutines = int(goroutines)
+	next, _ := strconv.ParseFloat(metric(t, address, "go_memstats_next_gc_bytes"), 64)
+	s.heap = int(next) / 2 // GOGC is 100
 	for _, count := range descriptorsOf(n.DaemonPid()) {
 		s.descriptors += count
 	}

@@ -80,6 +80,11 @@ func (s *Store) Drain(ctx context.Context, id string) error {
 	return s.update(ctx, id, func(r *Record) { r.Draining = true })
 }
 
+// Arrive records that all memory is there, before End removes what says so.
+func (s *Store) Arrive(ctx context.Context, id string) error {
+	return s.update(ctx, id, func(r *Record) { r.Drained = true })
+}
+
 // Lose records that memory will not arrive. The container is dead.
 func (s *Store) Lose(ctx context.Context, id, why string) error {
 	return s.update(ctx, id, func(r *Record) { r.PagesLost = why })
@@ -117,7 +122,7 @@ func (s *Store) StopServer(ctx context.Context, r *Record) error {
 
 // Lost returns why memory of a lazy restore did not arrive, empty if it did or still may.
 func (s *Store) Lost(r *Record) string {
-	if r.PagesLost != "" || !r.Draining {
+	if r.PagesLost != "" || !r.Draining || r.Drained {
 		return r.PagesLost
 	}
 	result, err := pageserver.Outcome(s.Dirs.Work(r.ID))
@@ -139,6 +144,9 @@ func (s *Store) explainLost(r *Record, why string) string {
 // Settle waits until the page server has ended, and returns when it did and why memory was lost, if it was:
 // then all processes of the container are dead. server is nil if none runs any more.
 func (s *Store) Settle(ctx context.Context, id string, r *Record, server *pageserver.Server) (ended time.Time, lost string, err error) {
+	if r.Drained {
+		return time.Now(), "", nil
+	}
 	var result *pageserver.Result
 	if server != nil {
 		result, err = server.Wait(ctx)

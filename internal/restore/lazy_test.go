@@ -74,3 +74,30 @@ func TestDrain(t *testing.T) {
 		t.Errorf("the work directory is still there: %v", err)
 	}
 }
+
+// containerd is killed when all memory has arrived and what says so is removed already: the container is not taken for one that has lost it.
+func TestDrainedAndCutOff(t *testing.T) {
+	w := newWorld(t)
+	w.container("c1")
+	r := fullRecord()
+	r.ID, r.Snapshotter, r.SnapshotKey, r.Lazy = NewID(), "", "", true
+	check(t, w.store.Dirs.Make(r.ID))
+	check(t, w.store.Attach(w.ctx, "c1", r, func(*containers.Container) error { return nil }))
+	check(t, w.store.Drain(w.ctx, "c1"))
+	check(t, w.store.Arrive(w.ctx, "c1"))
+	check(t, os.RemoveAll(w.store.Dirs.Work(r.ID)))
+	_, got, err := w.store.Get(w.ctx, "c1")
+	check(t, err)
+	if lost := w.store.Lost(got); lost != "" {
+		t.Errorf("lost: %s", lost)
+	}
+	if _, lost, err := w.store.Settle(w.ctx, "c1", got, nil); err != nil || lost != "" {
+		t.Errorf("lost: %q, %v", lost, err)
+	}
+	check(t, w.store.End(w.ctx, "c1"))
+	_, got, err = w.store.Get(w.ctx, "c1")
+	check(t, err)
+	if got.Draining || got.Drained || !got.Ended {
+		t.Errorf("%+v", got)
+	}
+}

@@ -71,6 +71,9 @@ type Record struct {
 	// Draining is set while processes run whose memory is still arriving: view, archive and work directory are
 	// in use by the page server.
 	Draining bool `json:"draining,omitempty"`
+	// Drained is set, beside Draining, when all memory has arrived and what the page server needed is about to be released, its result
+	// among it: without a result the memory would count as lost.
+	Drained bool `json:"drained,omitempty"`
 	// PagesLost says why memory of a lazy restore never arrived, for which the container was killed.
 	PagesLost string `json:"pagesLost,omitempty"`
 	// Failure says why the restore failed when it was tried. Empty: it did not, or was cut short.

@@ -143,7 +143,7 @@ func (s *Store) End(ctx context.Context, id string) error {
 	if err != nil || r.Ended {
 		return err
 	}
-	r.Ended, r.Draining = true, false
+	r.Ended, r.Draining, r.Drained = true, false, false
 	if err := r.Attach(c); err != nil {
 		return err
 	}

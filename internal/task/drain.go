@@ -101,6 +101,10 @@ func (b *binding) settle(ctx context.Context, id string, rec *restore.Record, se
 			l.WithError(err).Warn("failed to record why a container was killed")
 		}
 	} else {
+		if err := b.restores.Arrive(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+			l.WithError(err).Warn("failed to record that all memory has arrived, the next start of containerd does")
+			return // with all that says so
+		}
 		if !began.IsZero() {
 			rec.Times.Add(phase.Drain, max(0, ended.Sub(began))) // it may be there before the start has returned
 		}
