@@ -86,7 +86,7 @@ func compressor(t *testing.T, parent string) (c *Compressor, dir, file string) {
 // However fast CRIU and the compressor are, the archive has what CRIU has written.
 func TestCompressor(t *testing.T) {
 	for kind, parent := range map[string]string{"disk": t.TempDir(), "memory": memoryDir(t)} {
-		tick := time.NewTicker(3 * time.Millisecond)
+		tick := time.NewTicker(20 * time.Millisecond) // long enough for a busy machine
 		defer tick.Stop()
 		for pace, pause := range map[string]func(){"fast": func() {}, "slow": func() { <-tick.C }} {
 			t.Run(kind+" "+pace, func(t *testing.T) {
