@@ -20,8 +20,9 @@ const loadRestores = 32
 
 const runningSeries, waitingSeries = `containerd_cri_restore_concurrent_restores{state="running"}`, `containerd_cri_restore_concurrent_restores{state="waiting"}`
 
-// TestLoad asks for 32 restores at once, half of them of one image, the others of an archive and of four more images, eager and lazy. No more work at a time than the
-// configuration says, all succeed, and ordinary containers are created and started meanwhile without standing in that queue.
+// TestLoad asks for 32 restores at once, half of them of one image, the others of an archive and of four more images, eager
+// and lazy. No more work at a time than the configuration says, all succeed, and ordinary containers are created and
+// started meanwhile without standing in that queue.
 func TestLoad(t *testing.T) {
 	address := freeAddress(t)
 	n := harness.New(t, harness.WithRestoreConfig(chaosConfig+"\nmax_concurrent_restores = 2\n"), harness.WithLogLevel("info"),

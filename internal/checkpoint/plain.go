@@ -22,7 +22,7 @@ const (
 type plain struct{ *stream }
 
 // Seek skips content that nobody wants. Forward only: archive/tar needs no more.
-func (p plain) Seek(offset int64, whence int) (int64, error) {
+func (p *plain) Seek(offset int64, whence int) (int64, error) {
 	if whence != io.SeekCurrent || offset < 0 {
 		return 0, errors.ErrUnsupported
 	}
@@ -38,7 +38,7 @@ func (p plain) Seek(offset int64, whence int) (int64, error) {
 
 // copy writes the whole content of an entry, which tr has come to, into dst, which is empty. It reports false, with
 // nothing written, for content that is not in one piece in the archive.
-func (p plain) copy(dst *os.File, hdr *tar.Header, tr io.Reader) (bool, error) {
+func (p *plain) copy(dst *os.File, hdr *tar.Header, tr io.Reader) (bool, error) {
 	if hdr.Typeflag != tar.TypeReg || hdr.Size < minDirect {
 		return false, nil
 	}

@@ -156,6 +156,7 @@ func empty(root *os.Root) error {
 type unpacker struct {
 	root    *os.Root
 	limits  Limits
+	plain   *plain                         // of an archive that is not compressed, else nil
 	only    []string                       // the files that are written, nil for all
 	entries int                            // files and directories created
 	bytes   int64                          // sum of the entries' sizes
@@ -166,7 +167,9 @@ func (u *unpacker) unpack(s *stream) error {
 	var src io.Reader = s
 	if s.plain {
 		// Not through the buffer, so that the file is where archive/tar is.
-		s.reader, src = s.source, plain{s}
+		s.reader = s.source
+		u.plain = &plain{s}
+		src = u.plain
 	}
 	tr := tar.NewReader(src)
 	for {
@@ -179,13 +182,13 @@ func (u *unpacker) unpack(s *stream) error {
 		if err != nil {
 			return err
 		}
-		if err := u.entry(s, hdr, tr); err != nil {
+		if err := u.entry(hdr, tr); err != nil {
 			return err
 		}
 	}
 }
 
-func (u *unpacker) entry(s *stream, hdr *tar.Header, content io.Reader) error {
+func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
 	dir := hdr.Typeflag == tar.TypeDir
 	switch hdr.Typeflag {
 	case tar.TypeDir, tar.TypeReg, tar.TypeGNUSparse:
@@ -219,7 +222,7 @@ func (u *unpacker) entry(s *stream, hdr *tar.Header, content io.Reader) error {
 	if err := u.mkdir(path.Dir(name)); err != nil {
 		return err
 	}
-	return u.write(s, name, hdr, content)
+	return u.write(name, hdr, content)
 }
 
 func (u *unpacker) count() error {
@@ -261,7 +264,7 @@ func clash(name string) error {
 	return fmt.Errorf("entry %s: a file and a directory have the same name: %w", quote(name), errdefs.ErrInvalidArgument)
 }
 
-func (u *unpacker) write(s *stream, name string, hdr *tar.Header, content io.Reader) (retErr error) {
+func (u *unpacker) write(name string, hdr *tar.Header, content io.Reader) (retErr error) {
 	f, err := u.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return clash(name)
@@ -274,8 +277,8 @@ func (u *unpacker) write(s *stream, name string, hdr *tar.Header, content io.Rea
 			retErr = err
 		}
 	}()
-	if s.plain {
-		if done, err := (plain{s}).copy(f, hdr, content); done || err != nil {
+	if u.plain != nil {
+		if done, err := u.plain.copy(f, hdr, content); done || err != nil {
 			return err
 		}
 	}

@@ -37,8 +37,9 @@ func TestSetLazy(t *testing.T) {
 	}
 }
 
-// What a page server needs is kept while it drains; afterwards it is not, and why it failed stays.
-func TestDrain(t *testing.T) {
+// draining returns a world with the container "c1", whose memory is arriving, and its record.
+func draining(t *testing.T) (*world, *Record) {
+	t.Helper()
 	w := newWorld(t)
 	w.container("c1")
 	r := fullRecord()
@@ -46,6 +47,12 @@ func TestDrain(t *testing.T) {
 	check(t, w.store.Dirs.Make(r.ID))
 	check(t, w.store.Attach(w.ctx, "c1", r, func(*containers.Container) error { return nil }))
 	check(t, w.store.Drain(w.ctx, "c1"))
+	return w, r
+}
+
+// What a page server needs is kept while it drains; afterwards it is not, and why it failed stays.
+func TestDrain(t *testing.T) {
+	w, r := draining(t)
 	c, got, err := w.store.Get(w.ctx, "c1")
 	check(t, err)
 	if !got.Draining || Pending(c) {
@@ -77,13 +84,7 @@ func TestDrain(t *testing.T) {
 
 // containerd is killed when all memory has arrived and what says so is removed already: the container is not taken for one that has lost it.
 func TestDrainedAndCutOff(t *testing.T) {
-	w := newWorld(t)
-	w.container("c1")
-	r := fullRecord()
-	r.ID, r.Snapshotter, r.SnapshotKey, r.Lazy = NewID(), "", "", true
-	check(t, w.store.Dirs.Make(r.ID))
-	check(t, w.store.Attach(w.ctx, "c1", r, func(*containers.Container) error { return nil }))
-	check(t, w.store.Drain(w.ctx, "c1"))
+	w, r := draining(t)
 	check(t, w.store.Arrive(w.ctx, "c1"))
 	check(t, os.RemoveAll(w.store.Dirs.Work(r.ID)))
 	_, got, err := w.store.Get(w.ctx, "c1")
