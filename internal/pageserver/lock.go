@@ -27,7 +27,8 @@ func lock(work string) (*os.File, error) {
 
 // holder returns a pidfd of the process that holds the lock, or an error of class errdefs.ErrNotFound.
 func holder(work string) (pidfd int, err error) {
-	f, err := os.OpenFile(filepath.Join(work, lockFile), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	// To ask who holds a lock needs no right to write, which a disk that has become read-only does not give.
+	f, err := os.OpenFile(filepath.Join(work, lockFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("page server: %w: %w", err, errdefs.ErrNotFound)
 	}

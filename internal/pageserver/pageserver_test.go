@@ -224,3 +224,47 @@ func TestOutcomeThatIsNone(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A disk that breaks while memory arrives costs nothing: what became of the server is known, and it can be found and stopped.
+func TestDiskThatBreaks(t *testing.T) {
+	for _, what := range []string{"full", "read-only"} {
+		t.Run(what, func(t *testing.T) {
+			c := world(t, listens+until+"exit 0")
+			if err := unix.Mkfifo(filepath.Join(c.Images, "fifo"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c.Work = t.TempDir()
+			if err := unix.Mount("test", c.Work, "tmpfs", 0, "size=64k"); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(c.Work, unix.MNT_DETACH) })
+			s := start(t, c)
+			switch what {
+			case "full":
+				err := os.WriteFile(filepath.Join(c.Work, "file"), make([]byte, 1<<20), 0o600)
+				if !errors.Is(err, unix.ENOSPC) {
+					t.Fatalf("the disk is not full: %v", err)
+				}
+				if err := os.WriteFile(filepath.Join(c.Images, "go"), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if r, err := wait(t, s); err != nil || !r.Drained {
+					t.Errorf("%+v, %v", r, err)
+				}
+			case "read-only":
+				err := errors.Join(unix.Mount(c.Work, c.Work, "", unix.MS_BIND, ""),
+					unix.Mount("", c.Work, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = unix.Unmount(c.Work, unix.MNT_DETACH) })
+				if err := Stop(t.Context(), c.Work); err != nil {
+					t.Error(err)
+				}
+				if r, err := wait(t, s); err != nil || r.Lost == "" {
+					t.Errorf("%+v, %v", r, err)
+				}
+			}
+		})
+	}
+}

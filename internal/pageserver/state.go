@@ -1,6 +1,7 @@
 package pageserver
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // The files of a page server in CRIU's work directory.
@@ -31,6 +33,41 @@ type Result struct {
 	Ended time.Time `json:"ended"`
 }
 
+// reserved is the size of the result's file, in bytes.
+const reserved = 4096
+
+// outcome is the open file of a result that is still to come.
+type outcome struct{ f *os.File }
+
+// reserve makes the file of the result, blank. It has its place on the disk and is open before it is needed: a disk that
+// is full when all memory has arrived would otherwise cost the container its life.
+func reserve(work string) (*outcome, error) {
+	f, err := os.OpenFile(filepath.Join(work, resultFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Write(bytes.Repeat([]byte(" "), reserved)); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &outcome{f: f}, nil
+}
+
+// Close releases the file, as it is.
+func (o *outcome) Close() error { return o.f.Close() }
+
+// write writes a result over what is in the file.
+func (o *outcome) write(r Result) error {
+	r.Ended = time.Now()
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	data = append(data, bytes.Repeat([]byte(" "), max(0, reserved-len(data)))...)
+	_, err = o.f.WriteAt(data, 0)
+	return err
+}
+
 // Outcome returns the result of the page server with this work directory. There is none, and the
 // error is of class errdefs.ErrNotFound, if it runs, was never started, or was killed with its supervisor.
 func Outcome(work string) (*Result, error) {
@@ -41,23 +78,12 @@ func Outcome(work string) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("page server: %w", err)
 	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, fmt.Errorf("page server: %s is blank: %w", resultFile, errdefs.ErrNotFound)
+	}
 	var r Result
 	if err := json.Unmarshal(data, &r); err != nil {
 		return nil, fmt.Errorf("page server: %s: %w: %w", resultFile, err, errdefs.ErrDataLoss)
 	}
 	return &r, nil
-}
-
-// write puts the result into its file, whole or not at all.
-func (r Result) write(work string) error {
-	r.Ended = time.Now()
-	data, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(work, resultFile)
-	if err := os.WriteFile(file+".new", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
 }

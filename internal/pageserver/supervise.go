@@ -25,15 +25,21 @@ func Supervise(c Config, notify *os.File) error {
 	}
 	defer held.Close()
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
-	s := &supervisor{Config: c}
+	result, err := reserve(c.Work)
+	if err != nil {
+		return err
+	}
+	defer result.Close()
+	s := &supervisor{Config: c, result: result}
 	if err := s.start(notify); err != nil {
-		return errors.Join(err, Result{Lost: err.Error()}.write(c.Work))
+		return errors.Join(err, result.write(Result{Lost: err.Error()}))
 	}
 	return s.trace()
 }
 
 type supervisor struct {
 	Config
+	result   *outcome
 	criu     *exec.Cmd
 	stopping atomic.Bool
 }
@@ -127,7 +133,7 @@ func (s *supervisor) exits(pid int) error {
 	message, err := unix.PtraceGetEventMsg(pid)
 	status := unix.WaitStatus(message)
 	if err == nil && status.Exited() && status.ExitStatus() == 0 {
-		return Result{Drained: true}.write(s.Work)
+		return s.result.write(Result{Drained: true})
 	}
 	why := fmt.Errorf("criu lazy-pages exited with status %d", status.ExitStatus())
 	switch {
@@ -139,11 +145,11 @@ func (s *supervisor) exits(pid int) error {
 		why = fmt.Errorf("criu lazy-pages was killed by signal %d (%v)", int(status.Signal()), status.Signal())
 	}
 	// First the reason, so that whoever sees the container end can see it.
-	werr := Result{Lost: why.Error()}.write(s.Work)
+	werr := s.result.write(Result{Lost: why.Error()})
 	killed, kerr := cgroup.Kill(context.Background(), s.Container, func(p int) bool { return p == pid })
 	if kerr == nil && killed == 0 {
 		// There was nobody to miss the memory: the container had ended, or was not restored yet.
-		return errors.Join(werr, Result{Lost: why.Error(), Drained: true}.write(s.Work))
+		return errors.Join(werr, s.result.write(Result{Lost: why.Error(), Drained: true}))
 	}
 	return errors.Join(why, werr, kerr)
 }
