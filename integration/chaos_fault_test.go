@@ -39,7 +39,7 @@ func (call *chaosCall) strike(t *testing.T, fault string) bool {
 		return true
 	case "deadline":
 		return true // the context has it
-	case "full", "no inodes":
+	case "full", "no inodes", "read-only", "snapshotter":
 		n.In(t).Disk(fault)
 		return true
 	case "pod":

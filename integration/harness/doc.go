@@ -26,7 +26,7 @@
 //	WithBinary(path)  WithConfig(toml)  WithRestoreConfig(toml)  WithEnv("K=v"...)  WithLogLevel(level)
 //	WithSnapshotter("native")  WithRegistry(r)  WithRegistryAuth(user, password)  WithSharedRuncRoot()  WithCRIU(false)  WithOwnDisk()
 //	n.Start() n.TryStart() n.Stop() n.Kill() n.Restart() n.DaemonPid() n.DaemonLog()
-//	n.Disk("full"|"no inodes"|"")           // of a node WithOwnDisk
+//	n.Disk("full"|"no inodes"|"read-only"|"snapshotter"|"")     // of a node WithOwnDisk
 //	n.Reconfigure(opts...) n.TryReconfigure(opts...) error      // other options, and a restart
 //	n.Runtime() n.Images() n.Client() n.Context()       // CRI, containerd; a context for both
 //	n.Crictl(args...) n.TryCrictl(args...) n.Ctr(args...) n.TryCtr(args...)

@@ -41,6 +41,7 @@ type node struct {
 	network  *network
 	runcRoot string
 	owner    *os.File
+	covered  []string // directories that Disk has mounted on themselves
 
 	mu       sync.Mutex
 	daemon   *daemon
