@@ -72,8 +72,11 @@ func initRestore(ic *plugin.InitContext) (any, error) {
 		return nil, errors.Join(err, serr)
 	}
 	tasks.Guard(client.ContainerService(), err)
-	dumps := newDumps(ic, client, tasks)
-	reconcile(ic, dumps)
+	db, serr := ic.GetSingle(plugins.MetadataPlugin)
+	if serr != nil {
+		return nil, errors.Join(err, serr)
+	}
+	reconcile(ic, newDumps(ic, client, tasks, db.(*metadata.DB)))
 	return nil, err
 }
 
@@ -95,9 +98,9 @@ func taskService(ic *plugin.InitContext) (*containerd.Client, *task.Tasks, error
 }
 
 // newDumps returns what takes checkpoints, as yet without the snapshotters.
-func newDumps(ic *plugin.InitContext, client *containerd.Client, tasks *task.Tasks) *dump.Store {
+func newDumps(ic *plugin.InitContext, client *containerd.Client, tasks *task.Tasks, meta *metadata.DB) *dump.Store {
 	state := ic.Properties[plugins.PropertyStateDir]
-	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Bundles: bundles(state), State: state}
+	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Transact: meta.Update, Bundles: bundles(state), State: state}
 }
 
 // reconcile ends the checkpoints that an earlier containerd was taking, also on a node that does not restore any more: its
@@ -150,7 +153,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 		Pages:       pages,
 		Turns:       turn.New(config.MaxConcurrentRestores),
 	}
-	dumps := newDumps(ic, client, tasks)
+	dumps := newDumps(ic, client, tasks, meta)
 	dumps.Snapshotter = store.Snapshotter
 	reconcile(ic, dumps)
 	exchange, err := ic.GetSingle(plugins.EventPlugin)

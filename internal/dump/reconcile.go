@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,10 +12,11 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/google/uuid"
-	"github.com/moby/sys/mountinfo"
+	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,47 +28,103 @@ func (s *Store) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list leases of checkpoints: %w", err)
 	}
-	var errs []error
+	if len(found) == 0 {
+		return nil
+	}
+	failed := map[string]error{} // by lease
+	var dirs []string
 	for _, l := range found {
-		if err := s.abandon(ctx, l); err != nil {
-			errs = append(errs, fmt.Errorf("checkpoint of container %s: %w", l.Labels[labelContainer], err))
+		if err := s.check(l); err != nil {
+			failed[l.ID] = err
 			continue
 		}
-		log.G(ctx).WithField("container", l.Labels[labelContainer]).WithField("directory", l.Labels[labelDir]).
-			Info("removed a checkpoint that was cut off")
+		dirs = append(dirs, s.dirs(l)...)
 	}
-	return errors.Join(errs...)
+	// CRIU goes on by itself, and would freeze the container again at its end.
+	busy, err := waitFor(dirs)
+	if err != nil {
+		return err
+	}
+	dirs = dirs[:0]
+	for _, l := range found {
+		if failed[l.ID] != nil {
+			continue
+		}
+		for _, dir := range s.dirs(l) {
+			failed[l.ID] = errors.Join(failed[l.ID], busy[dir])
+		}
+		if freezes, _ := strconv.ParseBool(l.Labels[labelFreezes]); freezes && failed[l.ID] == nil {
+			failed[l.ID] = s.resume(ctx, l.Labels[labelContainer])
+		}
+		if failed[l.ID] == nil {
+			dirs = append(dirs, s.dirs(l)...)
+		}
+	}
+	kept, err := removeDirs(dirs)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	var ended []leases.Lease
+	for _, l := range found {
+		for _, dir := range s.dirs(l) {
+			failed[l.ID] = errors.Join(failed[l.ID], kept[dir])
+		}
+		if failed[l.ID] == nil {
+			ended = append(ended, l)
+			log.G(ctx).WithField("container", l.Labels[labelContainer]).WithField("directory", l.Labels[labelDir]).
+				Info("removed a checkpoint that was cut off")
+			continue
+		}
+		errs = append(errs, fmt.Errorf("checkpoint of container %s: %w", l.Labels[labelContainer], failed[l.ID]))
+	}
+	// The record goes only when all that it tells of is gone.
+	return errors.Join(append(errs, s.deleteLeases(ctx, ended))...)
 }
 
-func (s *Store) abandon(ctx context.Context, l leases.Lease) error {
+// check refuses a record that names a directory which is none of a checkpoint's.
+func (s *Store) check(l leases.Lease) error {
 	id, dir := l.Labels[LabelID], l.Labels[labelDir]
 	if u, err := uuid.Parse(id); err != nil || u.String() != id || !filepath.IsAbs(dir) || !strings.HasSuffix(filepath.Base(dir), "."+id) {
 		return fmt.Errorf("lease %s says directory %q, which is none of checkpoint %q: remove the lease: %w", l.ID, dir, id, errdefs.ErrFailedPrecondition)
 	}
-	// CRIU goes on by itself, and would freeze the container again at its end.
-	if err := waitFor(dir, s.mounts(id)); err != nil {
-		return err
-	}
-	if freezes, _ := strconv.ParseBool(l.Labels[labelFreezes]); freezes {
-		if err := s.resume(ctx, l.Labels[labelContainer]); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(removeDir(s.mounts(id)), removeDir(dir)); err != nil {
-		return err
-	}
-	if err := s.Leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
-		return err
-	}
 	return nil
 }
 
-// waitFor waits for the end of the processes that work in one of the directories.
-func waitFor(dirs ...string) error {
+// dirs are the directories of a checkpoint.
+func (s *Store) dirs(l leases.Lease) []string {
+	return []string{s.mounts(l.Labels[LabelID]), l.Labels[labelDir]}
+}
+
+// deleteLeases deletes the leases in one transaction: each of its own would wait for the disk.
+func (s *Store) deleteLeases(ctx context.Context, ended []leases.Lease) error {
+	if len(ended) == 0 {
+		return nil
+	}
+	var errs []error
+	err := s.Transact(func(tx *bbolt.Tx) error {
+		ctx := boltutil.WithTransaction(ctx, tx)
+		for _, l := range ended {
+			if err := s.Leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+				errs = append(errs, fmt.Errorf("lease %s: %w", l.ID, err))
+			}
+		}
+		return nil
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// waitFor waits for the end of the processes that work in one of the directories, and returns, by directory, those that do not
+// end.
+func waitFor(dirs []string) (map[string]error, error) {
+	busy := map[string]error{}
+	if len(dirs) == 0 {
+		return busy, nil
+	}
 	deadline := time.Now().Add(cleanupTimeout)
 	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, proc := range procs {
 		pid, err := strconv.Atoi(filepath.Base(proc))
@@ -80,15 +136,16 @@ func waitFor(dirs ...string) error {
 			continue // gone
 		}
 		// Looked at after the descriptor was opened, so that it is about the same process.
-		if cwd, err := os.Readlink(filepath.Join(proc, "cwd")); err == nil && slices.ContainsFunc(dirs, func(dir string) bool { return within(cwd, dir) }) {
-			if err := pollUntil(fd, deadline); err != nil {
-				unix.Close(fd)
-				return fmt.Errorf("process %d works in %s: %w", pid, cwd, err)
+		if cwd, err := os.Readlink(filepath.Join(proc, "cwd")); err == nil {
+			if i := slices.IndexFunc(dirs, func(dir string) bool { return within(cwd, dir) }); i >= 0 {
+				if err := pollUntil(fd, deadline); err != nil {
+					busy[dirs[i]] = fmt.Errorf("process %d works in %s: %w", pid, cwd, err)
+				}
 			}
 		}
 		unix.Close(fd)
 	}
-	return nil
+	return busy, nil
 }
 
 // pollUntil waits until the process of a pidfd has ended.
@@ -107,36 +164,6 @@ func pollUntil(fd int, deadline time.Time) error {
 		}
 		if n > 0 {
 			return nil
-		}
-	}
-}
-
-func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
-
-// removeDir removes a directory, after everything that is mounted below it was unmounted.
-func removeDir(dir string) error {
-	parent, err := filepath.EvalSymlinks(filepath.Dir(dir)) // as the kernel lists it
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	dir = filepath.Join(parent, filepath.Base(dir))
-	for left := math.MaxInt; ; {
-		mounts, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return !within(i.Mountpoint, dir), false })
-		if err != nil {
-			return err
-		}
-		if len(mounts) == 0 {
-			return os.RemoveAll(dir)
-		}
-		if len(mounts) >= left {
-			return fmt.Errorf("%s is kept, something stays mounted at %s: %w", dir, mounts[0].Mountpoint, errdefs.ErrUnavailable)
-		}
-		left = len(mounts)
-		for _, m := range slices.Backward(mounts) {
-			_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) // seen in the next round
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/google/uuid"
+	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -47,8 +48,9 @@ const (
 type Store struct {
 	// Tasks is containerd's task service.
 	Tasks api.TasksClient
-	// Leases is containerd's lease manager.
-	Leases leases.Manager
+	// Leases is containerd's lease manager, and Transact a transaction of the metadata store that has the leases.
+	Leases   leases.Manager
+	Transact func(func(*bbolt.Tx) error) error
 	// Snapshotter returns a snapshotter by name, nil if there is none.
 	Snapshotter func(name string) snapshots.Snapshotter
 	// Bundles is the directory with the OCI bundles of the namespace's tasks.

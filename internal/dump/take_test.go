@@ -106,6 +106,7 @@ type world struct {
 	tasks *fakeTasks
 	store *Store
 	dir   string
+	db    *bbolt.DB
 }
 
 func newWorld(t *testing.T) *world {
@@ -120,9 +121,9 @@ func newWorld(t *testing.T) *world {
 	if err := errors.Join(mdb.Init(t.Context()), os.Mkdir(filepath.Join(dir, "upper"), 0o755), os.Mkdir(filepath.Join(dir, "out"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{ctx: namespaces.WithNamespace(t.Context(), "k8s.io"), tasks: &fakeTasks{status: tasktypes.Status_RUNNING, fail: map[string]error{}}, dir: dir}
+	w := &world{ctx: namespaces.WithNamespace(t.Context(), "k8s.io"), tasks: &fakeTasks{status: tasktypes.Status_RUNNING, fail: map[string]error{}}, dir: dir, db: db}
 	w.store = &Store{
-		Tasks: w.tasks, Leases: metadata.NewLeaseManager(mdb), State: filepath.Join(dir, "state"),
+		Tasks: w.tasks, Leases: metadata.NewLeaseManager(mdb), Transact: mdb.Update, State: filepath.Join(dir, "state"),
 		Snapshotter: func(string) snapshots.Snapshotter { return overlay{upper: filepath.Join(dir, "upper")} },
 	}
 	return w
