@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -61,6 +62,36 @@ func TestCheckpointKilled(t *testing.T) {
 			restored.WaitLog(func(now []string) bool { return len(now) > lines+5 })
 		})
 	}
+}
+
+// runc that cannot write its log cannot thaw. The caller is told, and the container runs on when containerd is started
+// again on a disk in order.
+func TestCheckpointNotThawed(t *testing.T) {
+	t.Parallel()
+	n := harness.New(t)
+	c := n.Pod(t).Run("heap", workloadImage(t, n), workload("heap", "512"))
+	c.WaitLine("ok 2 ")
+	before := n.Inventory(t)
+	file := filepath.Join(n.Dir(), "frozen.tar")
+	done := make(chan error, 1)
+	go func() { done <- c.TryCheckpoint(file) }()
+	waitFile(t, filepath.Join(n.Dir(), ".frozen.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
+	bundle := filepath.Join(n.State(), "io.containerd.runtime.v2.task", "k8s.io", c.ID)
+	for _, flags := range []uintptr{unix.MS_BIND, unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY} {
+		if err := unix.Mount(bundle, bundle, "", flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	requireRefused(t, <-done, codes.Unknown, c.ID, "is still frozen: resume it with ctr", "read-only file system")
+	if err := unix.Unmount(bundle, 0); err != nil {
+		t.Fatal(err)
+	}
+	n.Restart()
+	lines := len(c.Log())
+	c.WaitLog(func(now []string) bool { return len(now) > lines+2 })
+	_ = os.Remove(file)
+	requireOnly(t, n.Dir())
+	n.RequireNoLeak(t, before)
 }
 
 // A checkpoint of a container that is removed meanwhile fails or ends well, and leaves nothing.

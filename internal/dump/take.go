@@ -90,6 +90,8 @@ func (d *Dump) frozen(ctx context.Context, f func() error) (retErr error) {
 	defer func() {
 		if err := d.store.resume(ctx, d.container.ID); err != nil {
 			retErr = errors.Join(retErr, err)
+			// The end tries again. If that fails, too, the record stays for containerd's next start.
+			d.add(func(ctx context.Context) error { return d.store.resume(ctx, d.container.ID) })
 		}
 		d.Times.Frozen = time.Since(began)
 	}()

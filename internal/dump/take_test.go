@@ -232,6 +232,20 @@ func TestTakeFails(t *testing.T) {
 	}
 }
 
+// A container that cannot be thawed is told of, and the next start thaws it.
+func TestTakeNotThawed(t *testing.T) {
+	w := newWorld(t)
+	w.tasks.fail["resume"] = errors.New("boom")
+	if _, err := w.take(w.ctx); err == nil || !strings.Contains(err.Error(), "still frozen") || !strings.Contains(err.Error(), "boom") {
+		t.Errorf("error %v", err)
+	}
+	delete(w.tasks.fail, "resume")
+	if err := w.store.Reconcile(w.ctx); err != nil {
+		t.Error(err)
+	}
+	w.requireNothing(t)
+}
+
 // A container that somebody else has frozen stays frozen.
 func TestTakePaused(t *testing.T) {
 	w := newWorld(t)
