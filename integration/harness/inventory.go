@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -160,6 +161,9 @@ func (n *node) listHost(inv Inventory) error {
 		return err
 	}
 	for _, m := range mounts {
+		if m.Mountpoint == filepath.Join(n.path("work"), podmanDir, "root", "overlay") {
+			continue // containers/storage's own, which comes and goes with the processes of Podman and conmon
+		}
 		inv.add(KindMount, m.Mountpoint, fmt.Sprintf("%s (%s, %s)", m.Mountpoint, m.FSType, m.Source))
 	}
 	var daemonPid int

@@ -28,12 +28,15 @@ type Podman struct {
 // podmanCgroup is the parent of Podman's containers, below the node's cgroup.
 const podmanCgroup = "podman"
 
+// podmanDir is Podman's folder in the node's folder for work.
+const podmanDir = "podman"
+
 // Podman sets up a Podman and gives it the busybox image, under the name that it has
 // on the node. The image comes from a folder: no registry is asked. At the end of
 // the test all its containers, mounts and processes are removed, or the test fails.
 func (n *Node) Podman(t testing.TB) *Podman {
 	t.Helper()
-	p := &Podman{t: t, n: n, dir: filepath.Join(n.Dir(), "podman"), base: n.Image(Busybox)}
+	p := &Podman{t: t, n: n, dir: filepath.Join(n.Dir(), podmanDir), base: n.Image(Busybox)}
 	for _, name := range []string{"podman", "conmon", "buildah"} {
 		if _, err := exec.LookPath(name); err != nil {
 			t.Fatalf("harness: %v: run make deps", err)
