@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,6 +63,58 @@ func TestCheckpointKilled(t *testing.T) {
 			restored.WaitLog(func(now []string) bool { return len(now) > lines+5 })
 		})
 	}
+}
+
+// runc or CRIU is killed in the middle of a checkpoint. The call fails, nothing is left, and nobody takes the container for
+// frozen. After runc's death it runs on and can be checkpointed; CRIU leaves foreign code in its processes.
+func TestCheckpointOfKilledRunc(t *testing.T) {
+	t.Parallel()
+	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
+	image := workloadImage(t, n)
+	for _, program := range []string{"runc", "criu"} {
+		t.Run(program, func(t *testing.T) {
+			n := n.In(t)
+			pod := n.Pod(t)
+			c := pod.Run(program, image, workload("heap", "512"))
+			c.WaitLine("ok 2 ")
+			dir := t.TempDir()
+			before := n.Inventory(t)
+			done := make(chan error, 1)
+			go func() { done <- c.TryCheckpoint(filepath.Join(dir, "killed.tar")) }()
+			waitFile(t, filepath.Join(dir, ".killed.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
+			killProcess(t, program, programOf(n, program))
+			err := <-done
+			if err == nil || strings.Contains(err.Error(), "still frozen") {
+				t.Errorf("error %v", err)
+			}
+			requireOnly(t, dir)
+			n.RequireNoLeak(t, before)
+			if status := taskStatus(t, n, c); status != "RUNNING" {
+				t.Errorf("the task is %s", status)
+			}
+			if program == "runc" {
+				lines := len(c.Log())
+				c.WaitLog(func(now []string) bool { return len(now) > lines+2 })
+				archive := checkpointOf(t, c)
+				c.Remove()
+				restored := pod.Run("restored", archive)
+				restored.WaitLog(func(now []string) bool { return len(now) > lines+5 })
+				return
+			}
+			c.Remove()
+		})
+	}
+}
+
+// taskStatus is what the shim says.
+func taskStatus(t *testing.T, n *harness.Node, c *harness.Container) string {
+	t.Helper()
+	for line := range strings.Lines(n.Ctr("task", "ls")) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == c.ID {
+			return fields[2]
+		}
+	}
+	return "gone"
 }
 
 // runc that cannot write its log cannot thaw. The caller is told, and the container runs on when containerd is started

@@ -23,6 +23,7 @@ import (
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
+	"github.com/cri-restore/cri-restore/internal/cgroup"
 	"github.com/cri-restore/cri-restore/internal/cri"
 	"github.com/cri-restore/cri-restore/internal/dump"
 	"github.com/cri-restore/cri-restore/internal/hook"
@@ -100,7 +101,7 @@ func taskService(ic *plugin.InitContext) (*containerd.Client, *task.Tasks, error
 // newDumps returns what takes checkpoints, as yet without the snapshotters.
 func newDumps(ic *plugin.InitContext, client *containerd.Client, tasks *task.Tasks, meta *metadata.DB) *dump.Store {
 	state := ic.Properties[plugins.PropertyStateDir]
-	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Transact: meta.Update, Bundles: bundles(state), State: state}
+	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Transact: meta.Update, Freeze: cgroup.Freeze, Bundles: bundles(state), State: state}
 }
 
 // reconcile ends the checkpoints that an earlier containerd was taking, also on a node that does not restore any more: its

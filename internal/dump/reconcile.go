@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,7 +42,7 @@ func (s *Store) Reconcile(ctx context.Context) error {
 		dirs = append(dirs, s.dirs(l)...)
 	}
 	// CRIU goes on by itself, and would freeze the container again at its end.
-	busy, err := waitFor(dirs)
+	busy, err := waitFor(dirs, time.Now().Add(cleanupTimeout))
 	if err != nil {
 		return err
 	}
@@ -114,14 +115,19 @@ func (s *Store) deleteLeases(ctx context.Context, ended []leases.Lease) error {
 	return errors.Join(append(errs, err)...)
 }
 
+// waitForAll is waitFor with one error.
+func waitForAll(dirs []string, deadline time.Time) error {
+	busy, err := waitFor(dirs, deadline)
+	return errors.Join(append(slices.Collect(maps.Values(busy)), err)...)
+}
+
 // waitFor waits for the end of the processes that work in one of the directories, and returns, by directory, those that do not
-// end.
-func waitFor(dirs []string) (map[string]error, error) {
+// end before the deadline, if there is one.
+func waitFor(dirs []string, deadline time.Time) (map[string]error, error) {
 	busy := map[string]error{}
 	if len(dirs) == 0 {
 		return busy, nil
 	}
-	deadline := time.Now().Add(cleanupTimeout)
 	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
@@ -148,14 +154,18 @@ func waitFor(dirs []string) (map[string]error, error) {
 	return busy, nil
 }
 
-// pollUntil waits until the process of a pidfd has ended.
+// pollUntil waits until the process of a pidfd has ended, or the deadline, if there is one.
 func pollUntil(fd int, deadline time.Time) error {
 	for {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return fmt.Errorf("it does not end: %w", errdefs.ErrUnavailable)
+		patience := -1 // in milliseconds
+		if !deadline.IsZero() {
+			left := time.Until(deadline)
+			if left <= 0 {
+				return fmt.Errorf("it does not end: %w", errdefs.ErrUnavailable)
+			}
+			patience = int(left.Milliseconds()) + 1
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, patience)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

@@ -51,6 +51,8 @@ type Store struct {
 	// Leases is containerd's lease manager, and Transact a transaction of the metadata store that has the leases.
 	Leases   leases.Manager
 	Transact func(func(*bbolt.Tx) error) error
+	// Freeze freezes the cgroup that a process is in.
+	Freeze func(ctx context.Context, pid int) error
 	// Snapshotter returns a snapshotter by name, nil if there is none.
 	Snapshotter func(name string) snapshots.Snapshotter
 	// Bundles is the directory with the OCI bundles of the namespace's tasks.
@@ -133,6 +135,9 @@ func (s *Store) Begin(ctx context.Context, c *containers.Container, parent, name
 	d.add(func(context.Context) error { return removeDir(s.mounts(d.ID)) })
 	return d, leases.WithLease(ctx, d.lease.ID), nil
 }
+
+// dirs are the directories in which CRIU may work.
+func (d *Dump) dirs() []string { return []string{d.store.mounts(d.ID), d.dir} }
 
 // Dir is the private directory of the checkpoint. Whatever is still in it at the end is removed.
 func (d *Dump) Dir() string { return d.dir }

@@ -27,6 +27,8 @@ const (
 	maxLines, maxBytes = 5, 2 << 10
 	// resumeTries is how often the end of the freeze is tried.
 	resumeTries = 3
+	// notPaused is in the error of a runc that finds nothing to resume (runc: libcontainer/error.go, ErrNotPaused).
+	notPaused = "container not paused"
 )
 
 // Take writes the images of the container's processes, CRIU's log and statistics, and the changes
@@ -88,6 +90,10 @@ func (d *Dump) frozen(ctx context.Context, f func() error) (retErr error) {
 	}
 	began := time.Now()
 	defer func() {
+		if retErr != nil {
+			// A runc that was killed does not end CRIU, which would freeze the container again at its own end.
+			retErr = errors.Join(retErr, waitForAll(d.dirs(), time.Time{}))
+		}
 		if err := d.store.resume(ctx, d.container.ID); err != nil {
 			retErr = errors.Join(retErr, err)
 			// The end tries again. If that fails, too, the record stays for containerd's next start.
@@ -108,17 +114,25 @@ func (s *Store) resume(ctx context.Context, container string) error {
 	defer cancel()
 	var errs []error
 	for range resumeTries {
-		_, err := s.Tasks.Resume(ctx, &api.ResumeTaskRequest{ContainerID: container})
-		if err == nil {
+		_, rerr := s.Tasks.Resume(ctx, &api.ResumeTaskRequest{ContainerID: container})
+		if rerr == nil {
 			return nil
 		}
-		errs = append(errs, errgrpc.ToNative(err))
+		errs = append(errs, errgrpc.ToNative(rerr))
 		resp, err := s.Tasks.Get(ctx, &api.GetRequest{ContainerID: container})
 		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
 			return nil
 		}
-		if status := resp.GetProcess().GetStatus(); err == nil && status != tasktypes.Status_PAUSED && status != tasktypes.Status_PAUSING {
+		if err != nil {
+			continue
+		}
+		if status := resp.GetProcess().GetStatus(); status != tasktypes.Status_PAUSED && status != tasktypes.Status_PAUSING {
 			return nil
+		}
+		// CRIU thaws while it works. If it was killed then, the shim knows the container as frozen and runc as running, and only
+		// what both know as frozen can be resumed.
+		if strings.Contains(rerr.Error(), notPaused) {
+			errs = append(errs, s.Freeze(ctx, int(resp.Process.Pid)))
 		}
 	}
 	err := fmt.Errorf("container %s is still frozen: resume it with ctr, or stop it: %w", container, errors.Join(errs...))

@@ -3,6 +3,7 @@ package dump
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,7 @@ import (
 type fakeTasks struct {
 	api.TasksClient
 	status    tasktypes.Status
+	thawed    bool // though the status says paused
 	calls     []string
 	fail      map[string]error
 	during    func() // called while CRIU dumps
@@ -49,7 +51,7 @@ func (f *fakeTasks) Get(context.Context, *api.GetRequest, ...grpc.CallOption) (*
 	if err := f.fail["get"]; err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
-	return &api.GetResponse{Process: &tasktypes.Process{Status: f.status}}, nil
+	return &api.GetResponse{Process: &tasktypes.Process{Status: f.status, Pid: 7}}, nil
 }
 
 func (f *fakeTasks) Pause(ctx context.Context, _ *api.PauseTaskRequest, _ ...grpc.CallOption) (*emptypb.Empty, error) {
@@ -60,9 +62,21 @@ func (f *fakeTasks) Pause(ctx context.Context, _ *api.PauseTaskRequest, _ ...grp
 	return &emptypb.Empty{}, nil
 }
 
+// freeze freezes what CRIU has thawed.
+func (f *fakeTasks) freeze(ctx context.Context, pid int) error {
+	if pid != 7 {
+		return fmt.Errorf("PID %d", pid)
+	}
+	f.thawed = false
+	return f.call(ctx, "freeze")
+}
+
 func (f *fakeTasks) Resume(ctx context.Context, _ *api.ResumeTaskRequest, _ ...grpc.CallOption) (*emptypb.Empty, error) {
 	if err := f.call(ctx, "resume"); err != nil {
 		return nil, err
+	}
+	if f.thawed {
+		return nil, errgrpc.ToGRPC(errors.New("OCI runtime resume failed: container not paused"))
 	}
 	if f.status != tasktypes.Status_PAUSED {
 		return nil, errors.New("cannot resume a running process")
@@ -123,7 +137,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{ctx: namespaces.WithNamespace(t.Context(), "k8s.io"), tasks: &fakeTasks{status: tasktypes.Status_RUNNING, fail: map[string]error{}}, dir: dir, db: db}
 	w.store = &Store{
-		Tasks: w.tasks, Leases: metadata.NewLeaseManager(mdb), Transact: mdb.Update, State: filepath.Join(dir, "state"),
+		Tasks: w.tasks, Leases: metadata.NewLeaseManager(mdb), Transact: mdb.Update, Freeze: w.tasks.freeze, State: filepath.Join(dir, "state"),
 		Snapshotter: func(string) snapshots.Snapshotter { return overlay{upper: filepath.Join(dir, "upper")} },
 	}
 	return w
@@ -192,6 +206,9 @@ func TestTakeFails(t *testing.T) {
 		"criu's words": {func(w *world, _ context.CancelFunc) {
 			w.tasks.fail["checkpoint"], w.tasks.criuLog = boom, "(00.1) Error (criu/x.c:1): cannot dump that\n"
 		}, errdefs.IsFailedPrecondition, "cannot dump that", []string{"pause", "checkpoint", "resume"}},
+		"CRIU killed": {func(w *world, _ context.CancelFunc) {
+			w.tasks.fail["checkpoint"], w.tasks.during = boom, func() { w.tasks.thawed = true }
+		}, nil, "boom", []string{"pause", "checkpoint", "resume", "freeze", "resume"}},
 		"cancelled while CRIU dumps": {func(w *world, cancel context.CancelFunc) { w.tasks.during = cancel },
 			func(err error) bool { return errors.Is(err, context.Canceled) }, "", []string{"pause", "checkpoint", "resume"}},
 		"cancelled before": {func(_ *world, cancel context.CancelFunc) { cancel() }, func(err error) bool { return errors.Is(err, context.Canceled) }, "", nil},
