@@ -2,6 +2,8 @@ package integration
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
@@ -23,7 +27,7 @@ const (
 // soakState is what must not grow.
 type soakState struct {
 	goroutines, descriptors, resident, metadata int
-	heap                                        int // what was alive at the last garbage collection of Go, in bytes
+	heap                                        int // what is alive after a garbage collection of Go, in bytes
 }
 
 func (s soakState) String() string {
@@ -32,14 +36,15 @@ func (s soakState) String() string {
 }
 
 // soakMeasure looks at containerd when it has come to rest.
-func soakMeasure(t *testing.T, n *harness.Node, address string) soakState {
+func soakMeasure(t *testing.T, n *harness.Node, address, debug string) soakState {
 	t.Helper()
 	n.Inventory(t) // collects garbage
 	var s soakState
 	goroutines, _ := strconv.ParseFloat(metric(t, address, "go_goroutines"), 64)
 	s.goroutines = int(goroutines)
-	next, _ := strconv.ParseFloat(metric(t, address, "go_memstats_next_gc_bytes"), 64)
-	s.heap = int(next) / 2 // GOGC is 100
+	heapProfile(t, debug) // collects Go's garbage
+	alive, _ := strconv.ParseFloat(metric(t, address, "go_memstats_heap_alloc_bytes"), 64)
+	s.heap = int(alive)
 	for _, count := range descriptorsOf(n.DaemonPid()) {
 		s.descriptors += count
 	}
@@ -57,17 +62,54 @@ func soakMeasure(t *testing.T, n *harness.Node, address string) soakState {
 	return s
 }
 
+// heapProfile is what is alive in containerd's heap. With SOAK_HEAP, a directory, in the environment it is also written there, for
+// go tool pprof.
+func heapProfile(t *testing.T, debug string) {
+	t.Helper()
+	resp, err := http.Get("http://" + debug + "/debug/pprof/heap?gc=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	out, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("heap of containerd: %s, %v", resp.Status, err)
+	}
+	if dir := os.Getenv("SOAK_HEAP"); dir != "" {
+		writeFile(t, filepath.Join(dir, fmt.Sprintf("%d.pprof", time.Now().UnixMilli())), string(out))
+	}
+}
+
+// listen takes the events of containers. Where nobody does, containerd keeps them all for five minutes
+// (containerd: internal/cri/server/service.go, containerEventsQ).
+func listen(t *testing.T, n *harness.Node) {
+	t.Helper()
+	stream, err := n.Runtime().GetContainerEvents(n.Context(), &runtime.GetEventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			if _, err := stream.Recv(); err != nil {
+				return // containerd has ended, or the test
+			}
+		}
+	}()
+}
+
 // TestSoak restores again and again, eight at a time, from image and archive, eager and lazy. What containerd holds afterwards
 // is what it held after the first rounds. "make soak" does it a thousand times; SOAK_N in the environment is how often.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	total := int(chaosNumber(t, "SOAK_N", soakShort))
-	address := freeAddress(t)
+	address, debug := freeAddress(t), freeAddress(t)
 	n := harness.New(t, harness.WithRestoreConfig(chaosConfig), harness.WithLogLevel("info"),
-		harness.WithConfig(fmt.Sprintf("[plugins.'io.containerd.server.v1.metrics']\naddress = %q\n", address)))
+		harness.WithConfig(fmt.Sprintf("[plugins.'io.containerd.server.v1.metrics']\naddress = %q\n"+
+			"[plugins.'io.containerd.server.v1.debug']\naddress = %q\n", address, debug)))
 	archive, _ := pagesCheckpoint(t, n, "16", "1")
 	image := publishedImageOf(t, n, archive, "")
 	pods := []*harness.Pod{n.Pod(t), n.Pod(t, harness.PodAnnotation("org.criu.restore/lazy-pages", "on"))}
+	listen(t, n)
 	before := n.Inventory(t)
 	var (
 		mu      sync.Mutex
@@ -118,12 +160,12 @@ func TestSoak(t *testing.T) {
 	warm := max(soakAtOnce, total/5)
 	rounds(0, warm)
 	n.RequireNoLeak(t, before)
-	first := soakMeasure(t, n, address)
+	first := soakMeasure(t, n, address, debug)
 	rounds(warm, total)
 	n.RequireNoLeak(t, before)
 	var last soakState
 	flat := func() bool {
-		last = soakMeasure(t, n, address)
+		last = soakMeasure(t, n, address, debug)
 		return last.goroutines <= first.goroutines+5 && last.descriptors <= first.descriptors+5
 	}
 	for deadline := time.Now().Add(20 * time.Second); !flat() && time.Now().Before(deadline); {
@@ -141,6 +183,9 @@ func TestSoak(t *testing.T) {
 		t.Errorf("containerd has %v, after the first cycles it had %v", last, first)
 	}
 	// Go gives memory back when it likes, and bolt's file never shrinks.
+	if total >= 10*soakShort && last.heap > first.heap+first.heap/4 {
+		t.Errorf("what is alive in containerd's heap grows: %v, after the first cycles %v", last, first)
+	}
 	if last.resident > first.resident+first.resident/2 || last.metadata > 2*first.metadata {
 		t.Errorf("containerd grows: %v, after the first cycles %v", last, first)
 	}
