@@ -122,7 +122,7 @@ func waitForAll(dirs []string, deadline time.Time) error {
 }
 
 // waitFor waits for the end of the processes that work in one of the directories, and returns, by directory, those that do not
-// end before the deadline, if there is one.
+// end before the deadline.
 func waitFor(dirs []string, deadline time.Time) (map[string]error, error) {
 	busy := map[string]error{}
 	if len(dirs) == 0 {
@@ -154,18 +154,14 @@ func waitFor(dirs []string, deadline time.Time) (map[string]error, error) {
 	return busy, nil
 }
 
-// pollUntil waits until the process of a pidfd has ended, or the deadline, if there is one.
+// pollUntil waits until the process of a pidfd has ended.
 func pollUntil(fd int, deadline time.Time) error {
 	for {
-		patience := -1 // in milliseconds
-		if !deadline.IsZero() {
-			left := time.Until(deadline)
-			if left <= 0 {
-				return fmt.Errorf("it does not end: %w", errdefs.ErrUnavailable)
-			}
-			patience = int(left.Milliseconds()) + 1
+		left := time.Until(deadline)
+		if left <= 0 {
+			return fmt.Errorf("it does not end: %w", errdefs.ErrUnavailable)
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, patience)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

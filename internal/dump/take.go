@@ -25,6 +25,8 @@ import (
 const (
 	// maxLines and maxBytes bound what of CRIU's log becomes part of an error.
 	maxLines, maxBytes = 5, 2 << 10
+	// orphanTimeout is the patience with a CRIU that goes on after its runc was killed: it writes all memory.
+	orphanTimeout = 10 * time.Minute
 	// resumeTries is how often the end of the freeze is tried.
 	resumeTries = 3
 	// notPaused is in the error of a runc that finds nothing to resume (runc: libcontainer/error.go, ErrNotPaused).
@@ -92,7 +94,7 @@ func (d *Dump) frozen(ctx context.Context, f func() error) (retErr error) {
 	defer func() {
 		if retErr != nil {
 			// A runc that was killed does not end CRIU, which would freeze the container again at its own end.
-			retErr = errors.Join(retErr, waitForAll(d.dirs(), time.Time{}))
+			retErr = errors.Join(retErr, waitForAll(d.dirs(), time.Now().Add(orphanTimeout)))
 		}
 		if err := d.store.resume(ctx, d.container.ID); err != nil {
 			retErr = errors.Join(retErr, err)
