@@ -84,7 +84,7 @@ func heapProfile(t *testing.T, debug string) {
 // (containerd: internal/cri/server/service.go, containerEventsQ).
 func listen(t *testing.T, n *harness.Node) {
 	t.Helper()
-	stream, err := n.Runtime().GetContainerEvents(n.Context(), &runtime.GetEventsRequest{})
+	stream, err := n.Runtime().GetContainerEvents(t.Context(), &runtime.GetEventsRequest{}) // of the whole test
 	if err != nil {
 		t.Fatal(err)
 	}
