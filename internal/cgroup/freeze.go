@@ -10,12 +10,18 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Freeze freezes the cgroup that a process is in, and returns when all processes in it are frozen. A cgroup that is frozen stays
-// so. The error is the context's if that takes too long, and of class errdefs.ErrInvalidArgument for no process.
-func Freeze(ctx context.Context, pid int) error {
-	if pid <= 0 {
-		return fmt.Errorf("freeze the cgroup of process %d: %w", pid, errdefs.ErrInvalidArgument)
+// Freeze freezes a container's cgroup, and returns when all processes in it are frozen. A cgroup that is frozen stays
+// so. The error is the context's if that takes too long, and of class errdefs.ErrNotFound if no process is in it.
+func Freeze(ctx context.Context, id string) error {
+	// Not by the PID that a task names: that of a process which has ended is in the root cgroup.
+	pids, err := Processes(id)
+	if err != nil {
+		return fmt.Errorf("processes of container %s: %w", id, err)
 	}
+	if len(pids) == 0 {
+		return fmt.Errorf("no process of container %s: %w", id, errdefs.ErrNotFound)
+	}
+	pid := pids[0]
 	done := make(chan error, 1)
 	go func() { done <- freeze(pid) }() // it cannot be interrupted, and ends with the cgroup at the latest
 	select {

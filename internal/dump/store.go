@@ -51,8 +51,8 @@ type Store struct {
 	// Leases is containerd's lease manager, and Transact a transaction of the metadata store that has the leases.
 	Leases   leases.Manager
 	Transact func(func(*bbolt.Tx) error) error
-	// Freeze freezes the cgroup that a process is in.
-	Freeze func(ctx context.Context, pid int) error
+	// Freeze freezes a container's cgroup. The error is of class errdefs.ErrNotFound if no process is in it.
+	Freeze func(ctx context.Context, container string) error
 	// Snapshotter returns a snapshotter by name, nil if there is none.
 	Snapshotter func(name string) snapshots.Snapshotter
 	// Bundles is the directory with the OCI bundles of the namespace's tasks.

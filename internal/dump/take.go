@@ -134,7 +134,11 @@ func (s *Store) resume(ctx context.Context, container string) error {
 		// CRIU thaws while it works. If it was killed then, the shim knows the container as frozen and runc as running, and only
 		// what both know as frozen can be resumed.
 		if strings.Contains(rerr.Error(), notPaused) {
-			errs = append(errs, s.Freeze(ctx, int(resp.Process.Pid)))
+			err := s.Freeze(ctx, container)
+			if errdefs.IsNotFound(err) {
+				return nil // all its processes have ended, which the shim has not seen yet
+			}
+			errs = append(errs, err)
 		}
 	}
 	err := fmt.Errorf("container %s is still frozen: resume it with ctr, or stop it: %w", container, errors.Join(errs...))

@@ -34,6 +34,7 @@ type fakeTasks struct {
 	api.TasksClient
 	status    tasktypes.Status
 	thawed    bool // though the status says paused
+	dead      bool // all processes, though the status says paused
 	calls     []string
 	fail      map[string]error
 	during    func() // called while CRIU dumps
@@ -51,7 +52,7 @@ func (f *fakeTasks) Get(context.Context, *api.GetRequest, ...grpc.CallOption) (*
 	if err := f.fail["get"]; err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
-	return &api.GetResponse{Process: &tasktypes.Process{Status: f.status, Pid: 7}}, nil
+	return &api.GetResponse{Process: &tasktypes.Process{Status: f.status}}, nil
 }
 
 func (f *fakeTasks) Pause(ctx context.Context, _ *api.PauseTaskRequest, _ ...grpc.CallOption) (*emptypb.Empty, error) {
@@ -63,9 +64,12 @@ func (f *fakeTasks) Pause(ctx context.Context, _ *api.PauseTaskRequest, _ ...grp
 }
 
 // freeze freezes what CRIU has thawed.
-func (f *fakeTasks) freeze(ctx context.Context, pid int) error {
-	if pid != 7 {
-		return fmt.Errorf("PID %d", pid)
+func (f *fakeTasks) freeze(ctx context.Context, container string) error {
+	if container != "c" {
+		return fmt.Errorf("container %s", container)
+	}
+	if f.dead {
+		return fmt.Errorf("no process: %w", errdefs.ErrNotFound)
 	}
 	f.thawed = false
 	return f.call(ctx, "freeze")
@@ -209,6 +213,9 @@ func TestTakeFails(t *testing.T) {
 		"CRIU killed": {func(w *world, _ context.CancelFunc) {
 			w.tasks.fail["checkpoint"], w.tasks.during = boom, func() { w.tasks.thawed = true }
 		}, nil, "boom", []string{"pause", "checkpoint", "resume", "freeze", "resume"}},
+		"killed meanwhile, unseen by the shim": {func(w *world, _ context.CancelFunc) {
+			w.tasks.fail["checkpoint"], w.tasks.during = boom, func() { w.tasks.thawed, w.tasks.dead = true, true }
+		}, nil, "boom", []string{"pause", "checkpoint", "resume"}},
 		"cancelled while CRIU dumps": {func(w *world, cancel context.CancelFunc) { w.tasks.during = cancel },
 			func(err error) bool { return errors.Is(err, context.Canceled) }, "", []string{"pause", "checkpoint", "resume"}},
 		"cancelled before": {func(_ *world, cancel context.CancelFunc) { cancel() }, func(err error) bool { return errors.Is(err, context.Canceled) }, "", nil},
@@ -244,6 +251,9 @@ func TestTakeFails(t *testing.T) {
 				t.Error("a call to the task was cut short")
 			}
 			w.store.unlock("c")
+			if w.tasks.dead {
+				w.tasks.status = tasktypes.Status_STOPPED
+			}
 			w.requireNothing(t)
 		})
 	}
