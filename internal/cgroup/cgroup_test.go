@@ -23,9 +23,9 @@ func confined(t *testing.T, count int) (id string, pids []int) {
 		t.Fatalf("no cgroups: %v", err)
 	}
 	id = uuid.NewString() + uuid.NewString()
-	// A v1 hierarchy is as good as v2's root, and a child of it takes processes at once but in cpuset.
-	i := slices.IndexFunc(hierarchies, func(m *mountinfo.Info) bool { return filepath.Base(m.Mountpoint) != "cpuset" })
-	dir := filepath.Join(hierarchies[i].Mountpoint, "cri-restore-test-"+id)
+	// v1's, or the only one of v2.
+	i := slices.IndexFunc(hierarchies, func(m *mountinfo.Info) bool { return filepath.Base(m.Mountpoint) == "freezer" })
+	dir := filepath.Join(hierarchies[max(i, 0)].Mountpoint, "cri-restore-test-"+id)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -2,18 +2,21 @@ package cgroup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // Freeze freezes a container's cgroup, and returns when all processes in it are frozen. A cgroup that is frozen stays
 // so. The error is the context's if that takes too long, and of class errdefs.ErrNotFound if no process is in it.
 func Freeze(ctx context.Context, id string) error {
-	// Not by the PID that a task names: that of a process which has ended is in the root cgroup.
+	// Not by the PID that a task names: a process that has ended is in the root cgroup.
 	pids, err := Processes(id)
 	if err != nil {
 		return fmt.Errorf("processes of container %s: %w", id, err)
@@ -21,24 +24,30 @@ func Freeze(ctx context.Context, id string) error {
 	if len(pids) == 0 {
 		return fmt.Errorf("no process of container %s: %w", id, errdefs.ErrNotFound)
 	}
-	pid := pids[0]
 	done := make(chan error, 1)
-	go func() { done <- freeze(pid) }() // it cannot be interrupted, and ends with the cgroup at the latest
+	go func() { done <- freeze(pids[0], id) }() // it cannot be interrupted, and ends with the cgroup at the latest
 	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("freeze the cgroup of process %d: %w", pid, err)
-		}
-		return nil
+	case err = <-done:
 	case <-ctx.Done():
-		return fmt.Errorf("freeze the cgroup of process %d: %w", pid, ctx.Err())
+		err = ctx.Err()
 	}
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, cgroup1.ErrCgroupDeleted) {
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrNotFound) // the process has just ended
+	}
+	if err != nil {
+		return fmt.Errorf("freeze the cgroup of container %s: %w", id, err)
+	}
+	return nil
 }
 
-func freeze(pid int) error {
+// freeze freezes the container's cgroup that a process is in or below.
+func freeze(pid int, id string) error {
 	if cgroups.Mode() == cgroups.Unified {
 		group, err := cgroup2.PidGroupPath(pid)
 		if err != nil {
+			return err
+		}
+		if group, err = upTo(group, id); err != nil {
 			return err
 		}
 		m, err := cgroup2.Load(group)
@@ -47,9 +56,28 @@ func freeze(pid int) error {
 		}
 		return m.Freeze()
 	}
-	cg, err := cgroup1.Load(cgroup1.PidPath(pid))
+	path, err := cgroup1.PidPath(pid)(cgroup1.Freezer)
+	if err != nil {
+		return err
+	}
+	if path, err = upTo(path, id); err != nil {
+		return err
+	}
+	cg, err := cgroup1.Load(cgroup1.StaticPath(path), cgroup1.WithHierarchy(cgroup1.SingleSubsystem(cgroup1.Default, cgroup1.Freezer)))
 	if err != nil {
 		return err
 	}
 	return cg.Freeze()
+}
+
+// upTo is the part of a cgroup's path that ends with the element that has the container's ID.
+func upTo(path, id string) (string, error) {
+	at := strings.Index(path, id)
+	if at < 0 {
+		return "", fmt.Errorf("cgroup %q is none of container %s: %w", path, id, errdefs.ErrNotFound)
+	}
+	if end := strings.IndexByte(path[at:], '/'); end >= 0 {
+		path = path[:at+end]
+	}
+	return path, nil
 }

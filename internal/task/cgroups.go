@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/cgroup"
 )
 
 // cgroups stands in for the shim where that does not know a restored task's
@@ -53,7 +55,7 @@ func newCgroups(ctx context.Context, publisher events.Publisher) (*cgroups, erro
 // watch begins to answer for the cgroup of a restored task. A process that is
 // gone already has none, which is no error.
 func (c *cgroups) watch(ctx context.Context, id string, pid uint32) {
-	cg, err := load(int(pid))
+	cg, err := cgroup.Load(int(pid))
 	if err == nil {
 		c.mu.Lock()
 		c.set[id] = cg
@@ -105,32 +107,10 @@ func (c *cgroups) stats(id string) (any, error) {
 	return nil, fmt.Errorf("cgroup of container %s: %w", id, errdefs.ErrNotFound)
 }
 
-func load(pid int) (any, error) {
-	if pid <= 0 {
-		return nil, fmt.Errorf("no process: %w", errdefs.ErrNotFound)
-	}
-	cg, err := loadMode(pid)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, cgroup1.ErrCgroupDeleted) {
-		return nil, fmt.Errorf("cgroup of process %d: %w", pid, errdefs.ErrNotFound)
-	}
-	return cg, err
-}
-
-func loadMode(pid int) (any, error) {
-	if cgmode.Mode() == cgmode.Unified {
-		group, err := cgroup2.PidGroupPath(pid)
-		if err != nil {
-			return nil, err
-		}
-		return cgroup2.Load(group)
-	}
-	return cgroup1.Load(cgroup1.PidPath(pid))
-}
-
 // join puts a page server into the cgroup of the container that it serves, which is where CRIU is in an
 // ordinary restore: its memory, its processor time and what it reads count for the container.
 func join(container, server int) error {
-	cg, err := load(container)
+	cg, err := cgroup.Load(container)
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/cri-restore/cri-restore/internal/cgroup"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -210,7 +211,7 @@ func TestProcessThatIsGone(t *testing.T) {
 	cmd := exec.Command("true")
 	check(t, cmd.Run())
 	for _, pid := range []int{cmd.Process.Pid, 0} {
-		if _, err := load(pid); err == nil {
+		if _, err := cgroup.Load(pid); err == nil {
 			t.Errorf("process %d has a cgroup", pid)
 		}
 	}
