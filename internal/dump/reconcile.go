@@ -61,10 +61,7 @@ func (s *Store) Reconcile(ctx context.Context) error {
 			dirs = append(dirs, s.dirs(l)...)
 		}
 	}
-	kept, err := removeDirs(dirs)
-	if err != nil {
-		return err
-	}
+	kept := removeDirs(dirs)
 	var errs []error
 	var ended []leases.Lease
 	for _, l := range found {

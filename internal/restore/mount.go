@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -13,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/mounts"
 )
 
 // MountView mounts a read-only view at target unless something is mounted
@@ -52,23 +53,13 @@ func readonly(mounts []mount.Mount) []mount.Mount {
 // deepest first. A recursive delete of dir is safe only afterwards: it would
 // otherwise go on into whatever is mounted there.
 func detachBelow(dir string) error {
-	dir, err := realPath(dir)
+	dir, err := mounts.RealPath(dir)
 	if err != nil {
 		return err
 	}
 	return detach(func(mountpoint string) bool {
 		return mountpoint == dir || strings.HasPrefix(mountpoint, dir+"/")
 	})
-}
-
-// realPath resolves links in the parents of a path, which is how the kernel
-// lists mount points. The path itself need not exist.
-func realPath(path string) (string, error) {
-	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if errors.Is(err, os.ErrNotExist) {
-		return path, nil
-	}
-	return filepath.Join(parent, filepath.Base(path)), err
 }
 
 // detach unmounts every mount whose mount point is chosen, the last one listed first.

@@ -4,21 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
-)
 
-// removals is how many directories are unmounted at a time: most of it is waiting for the kernel.
-const removals = 16
+	"github.com/cri-restore/cri-restore/internal/mounts"
+)
 
 // removedDir is where directories wait for their removal, which takes as long as the files in them are large and
 // many. Nobody waits for it, and if it is cut short the next start goes on with it.
@@ -39,7 +32,7 @@ func (s *Store) removeMany(ctx context.Context, parents []string, unknown func(n
 				continue
 			}
 			dir := filepath.Join(parent, e.Name())
-			real, err := realPath(dir)
+			real, err := mounts.RealPath(dir)
 			if err != nil {
 				errs = append(errs, err)
 				continue
@@ -47,7 +40,7 @@ func (s *Store) removeMany(ctx context.Context, parents []string, unknown func(n
 			at[real] = dir
 		}
 	}
-	kept, err := detachMany(at)
+	kept, err := mounts.Detach(at)
 	errs = append(errs, err)
 	for real, dir := range at {
 		if mounted := kept[real]; mounted != "" {
@@ -80,58 +73,4 @@ func setAside(dir string) error {
 		return err
 	}
 	return os.Rename(dir, filepath.Join(aside, filepath.Base(dir)))
-}
-
-// detachMany unmounts everything at or below the directories, and returns what stays mounted, by directory. With
-// an error nothing is known to be unmounted: all directories are kept.
-func detachMany(at map[string]string) (map[string]string, error) {
-	if len(at) == 0 {
-		return nil, nil
-	}
-	for left := math.MaxInt; ; {
-		below, count, err := mountsByDirectory(at)
-		if err != nil {
-			kept := map[string]string{}
-			for real := range at {
-				kept[real] = "a place that cannot be told"
-			}
-			return kept, fmt.Errorf("read mounts: %w", err)
-		}
-		if count == 0 || count >= left {
-			kept := map[string]string{}
-			for real, mounts := range below {
-				kept[real] = mounts[0]
-			}
-			return kept, nil
-		}
-		left = count
-		// An error is seen in the next round: one mount may hide another, which is uncovered only then.
-		var g errgroup.Group
-		g.SetLimit(removals)
-		for _, mounts := range below {
-			g.Go(func() error {
-				for _, m := range slices.Backward(mounts) {
-					_ = unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-				}
-				return nil
-			})
-		}
-		_ = g.Wait()
-	}
-}
-
-// mountsByDirectory returns the mount points at or below each directory, in mountinfo's order, and their number.
-func mountsByDirectory(at map[string]string) (below map[string][]string, count int, err error) {
-	below = map[string][]string{}
-	_, err = mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
-		for dir := i.Mountpoint; len(dir) > 1; dir = dir[:max(0, strings.LastIndexByte(dir, '/'))] {
-			if _, ok := at[dir]; ok {
-				below[dir] = append(below[dir], i.Mountpoint)
-				count++
-				break
-			}
-		}
-		return true, false
-	})
-	return below, count, err
 }
