@@ -44,8 +44,11 @@ func TestCheckpointKilled(t *testing.T) {
 					defer close(done)
 					_, _ = n.Runtime().CheckpointContainer(n.Context(), &runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: location})
 				}()
-				if waitFile(t, tc.pages, pattern, location) != location || tries == 5 {
+				if waitFile(t, tc.pages, pattern, location) != location {
 					break
+				}
+				if tries == 10 {
+					t.Fatalf("%s was never seen", pattern)
 				}
 				// The moment was over before anybody looked.
 				<-done

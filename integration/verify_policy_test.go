@@ -69,21 +69,27 @@ func freeAddress(t *testing.T) string {
 // metric is the value of one of containerd's metrics, empty if there is none.
 func metric(t *testing.T, address, name string) string {
 	t.Helper()
-	resp, err := http.Get("http://" + address + "/v1/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(body)) {
+	for line := range strings.Lines(fetch(t, "http://"+address+"/v1/metrics")) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
 			return strings.TrimSpace(value)
 		}
 	}
 	return ""
+}
+
+// fetch gets a page of containerd's.
+func fetch(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v", url, resp.Status, err)
+	}
+	return string(body)
 }
 
 // TestVerifyNoWindow changes an image between the verification and the start. Only an archive's
