@@ -235,7 +235,7 @@ func TestCheckpointGivenUp(t *testing.T) {
 		_, err := n.Runtime().CheckpointContainer(ctx, &runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: file})
 		done <- err
 	}()
-	waitFile(t, 1, filepath.Join(n.Dir(), ".late.tar.*/checkpoint/checkpoint/pages-*.img"))
+	waitFile(t, filepath.Join(n.Dir(), ".late.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
 	cancel()
 	requireRefused(t, <-done, codes.Canceled)
 	// Another one is refused as long as the first is being put away.

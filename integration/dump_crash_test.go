@@ -44,15 +44,16 @@ func TestCheckpointKilled(t *testing.T) {
 					defer close(done)
 					_, _ = n.Runtime().CheckpointContainer(n.Context(), &runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: location})
 				}()
-				if waitFile(t, tc.pages, pattern, location) != location {
+				if seeFile(t, pattern, tc.pages, done) {
 					break
 				}
 				if tries == 10 {
-					t.Fatalf("%s was never seen", pattern)
+					t.Fatalf("no %s had %d bytes before the checkpoint was done", pattern, tc.pages)
 				}
 				// The moment was over before anybody looked.
-				<-done
-				if err := os.Remove(location); err != nil {
+				if image, ok := strings.CutPrefix(location, "oci-image:"); ok {
+					n.RemoveImage(image)
+				} else if err := os.Remove(location); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -95,7 +96,7 @@ func TestCheckpointOfKilledRunc(t *testing.T) {
 			before := n.Inventory(t)
 			done := make(chan error, 1)
 			go func() { done <- c.TryCheckpoint(filepath.Join(dir, "killed.tar")) }()
-			waitFile(t, 1, filepath.Join(dir, ".killed.tar.*/checkpoint/checkpoint/pages-*.img"))
+			waitFile(t, filepath.Join(dir, ".killed.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
 			killProcess(t, program, programOf(n, program))
 			err := <-done
 			if err == nil || strings.Contains(err.Error(), "still frozen") {
@@ -142,7 +143,7 @@ func TestCheckpointNotThawed(t *testing.T) {
 	file := filepath.Join(n.Dir(), "frozen.tar")
 	done := make(chan error, 1)
 	go func() { done <- c.TryCheckpoint(file) }()
-	waitFile(t, 1, filepath.Join(n.Dir(), ".frozen.tar.*/checkpoint/checkpoint/pages-*.img"))
+	waitFile(t, filepath.Join(n.Dir(), ".frozen.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
 	bundle := filepath.Join(n.State(), "io.containerd.runtime.v2.task", "k8s.io", c.ID)
 	for _, flags := range []uintptr{unix.MS_BIND, unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY} {
 		if err := unix.Mount(bundle, bundle, "", flags, ""); err != nil {
@@ -172,7 +173,7 @@ func TestCheckpointOfRemoved(t *testing.T) {
 	file := filepath.Join(n.Dir(), "removed.tar")
 	done := make(chan error, 1)
 	go func() { done <- c.TryCheckpoint(file) }()
-	waitFile(t, 1, filepath.Join(n.Dir(), ".removed.tar.*/checkpoint/checkpoint/pages-*.img"))
+	waitFile(t, filepath.Join(n.Dir(), ".removed.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
 	c.Remove()
 	if err := <-done; err != nil {
 		t.Logf("the checkpoint says: %v", err)
@@ -193,7 +194,7 @@ func TestCheckpointTwiceAtOnce(t *testing.T) {
 	first, second := filepath.Join(n.Dir(), "a.tar"), filepath.Join(n.Dir(), "b.tar")
 	done := make(chan error, 1)
 	go func() { done <- c.TryCheckpoint(first) }()
-	waitFile(t, 1, filepath.Join(n.Dir(), ".a.tar.*/checkpoint/checkpoint/pages-*.img"))
+	waitFile(t, filepath.Join(n.Dir(), ".a.tar.*/checkpoint/checkpoint/pages-*.img"), 1)
 	requireRefused(t, c.TryCheckpoint(second), codes.Aborted, c.ID, "another request")
 	if err := <-done; err != nil {
 		t.Errorf("the first: %v", err)
@@ -201,24 +202,35 @@ func TestCheckpointTwiceAtOnce(t *testing.T) {
 	requireOnly(t, n.Dir(), "a.tar")
 }
 
-// waitFile waits until a file of one of the patterns has some bytes, and returns it.
-func waitFile(t testing.TB, size int64, patterns ...string) string {
+// waitFile waits until a file of the pattern has some bytes.
+func waitFile(t testing.TB, pattern string, size int64) {
+	t.Helper()
+	late := make(chan struct{})
+	defer time.AfterFunc(30*time.Second, func() { close(late) }).Stop()
+	if !seeFile(t, pattern, size, late) {
+		t.Fatalf("no %s has %d bytes", pattern, size)
+	}
+}
+
+// seeFile waits until a file of the pattern has some bytes. It reports whether that was before the end.
+func seeFile(t testing.TB, pattern string, size int64, end <-chan struct{}) bool {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-tick.C {
-		for _, pattern := range patterns {
-			files, err := filepath.Glob(pattern)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, file := range files {
-				if fi, err := os.Stat(file); err == nil && fi.Size() >= size {
-					return file
-				}
+	for {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if fi, err := os.Stat(file); err == nil && fi.Size() >= size {
+				return true
 			}
 		}
+		select {
+		case <-end:
+			return false
+		case <-tick.C:
+		}
 	}
-	t.Fatalf("no %q has %d bytes", patterns, size)
-	return ""
 }

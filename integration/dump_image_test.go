@@ -86,7 +86,7 @@ func TestCheckpointToImageRefused(t *testing.T) {
 	const name = "checkpoint.example/race:1"
 	done := make(chan error, 1)
 	go func() { done <- c.TryCheckpoint("oci-image:" + name) }()
-	waitFile(t, 1, filepath.Join(n.State(), restorePlugin, "checkpoint-*", "image", "checkpoint", "pages-*.img"))
+	waitFile(t, filepath.Join(n.State(), restorePlugin, "checkpoint-*", "image", "checkpoint", "pages-*.img"), 1)
 	n.Ctr("images", "tag", n.Image(harness.Busybox), name)
 	requireRefused(t, <-done, codes.AlreadyExists, name)
 	n.RemoveImage(name)
