@@ -5,39 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// later are the fields that CRIU 4.2 writes and go-criu v7.2 does not know, by message
-// (CRIU's images/*.proto), and the types of files among them, whose numbers go-criu's
-// enumeration lacks. They are read with [Varints] and [Messages]. Any other field that is
-// not known is refused: what it would grant is not known either.
-var later = map[protoreflect.Name][]protowire.Number{
-	"creds_entry":          {18, 19},     // no_new_privs, cap_amb
-	"inventory_entry":      {12, 13, 14}, // plugins_entry, dump_criu_run_id, allow_uprobes
-	"task_core_entry":      {22},         // membarrier_registration_mask
-	"user_x86_xsave_entry": {9},          // cet
-	"thread_info_aarch64":  {5},          // pac_keys
-	"memfd_inode_entry":    {9},          // mode
-	"pagemap_entry":        {5},          // nr_pages, 64 bits wide
-	"inet_sk_entry":        {20},         // tcp_opts
-	"ip_opts_entry":        {6, 7},       // tos, ttl
-	"file_entry":           {1, 22},      // type, pidfd
-	"fdinfo_entry":         {3},          // type
-}
-
-// laterRepeated is the one of them that may come more than once: cap_amb.
-func laterRepeated(message protoreflect.Name, field protowire.Number) bool {
-	return message == "creds_entry" && field == 19
-}
-
 // Decode decodes an entry strictly: it has to be in the one form in which CRIU writes it,
 // so that CRIU, which has another decoder, cannot read it differently. Every field
-// is known here or to the list of later ones; fields come in their order, and none twice that
+// is known to go-criu or to the table of [LaterFields]; fields come in their order, and none twice that
 // does not repeat; numbers fit their types; strings end where they say.
 func Decode(entry []byte, m proto.Message) error {
 	if err := canonical(entry, m.ProtoReflect().Descriptor(), 0); err != nil {
@@ -70,22 +46,20 @@ func canonical(b []byte, desc protoreflect.MessageDescriptor, depth int) error {
 		value := b[size : size+length]
 		b = b[size+length:]
 		fd := desc.Fields().ByNumber(n)
+		if fd == nil {
+			fd = laterFieldOf(desc.Name(), n)
+		}
 		switch {
 		case n < last:
 			return fmt.Errorf("field %d of %s is out of order", n, desc.Name())
-		case n == last && (fd == nil && !laterRepeated(desc.Name(), n) || fd != nil && (!fd.IsList() || fd.IsPacked())):
-			return fmt.Errorf("field %d of %s comes twice", n, desc.Name())
-		case fd == nil && !slices.Contains(later[desc.Name()], n):
+		case fd == nil:
 			return fmt.Errorf("field %d of %s is unknown: a newer CRIU wrote it", n, desc.Name())
-		case fd == nil && kind != protowire.VarintType && kind != protowire.BytesType:
-			return fmt.Errorf("field %d of %s cannot be decoded", n, desc.Name())
-		case fd != nil && fd.Cardinality() == protoreflect.Required:
+		case n == last && (!fd.IsList() || fd.IsPacked()):
+			return fmt.Errorf("field %d of %s comes twice", n, desc.Name())
+		case fd.Cardinality() == protoreflect.Required:
 			missing--
 		}
 		last = n
-		if fd == nil {
-			continue
-		}
 		if err := canonicalValue(value, kind, fd, depth); err != nil {
 			return err
 		}
@@ -154,7 +128,7 @@ func canonicalScalar(b []byte, fd protoreflect.FieldDescriptor, bad func(string)
 		fits = int64(v) == int64(int32(v))
 	case protoreflect.EnumKind:
 		fits = fd.Enum().Values().ByNumber(protoreflect.EnumNumber(int32(v))) != nil && v <= math.MaxInt32 ||
-			v <= math.MaxInt32 && slices.Contains(later[fd.Parent().Name()], fd.Number())
+			v <= math.MaxInt32 && laterValues[fd.FullName()]
 	}
 	if !fits {
 		return bad(fmt.Sprintf("is %d, which it cannot be", v))
