@@ -88,7 +88,11 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	}
 	rootfs := s.node.Restores.Dirs.Rootfs(record.ID)
 	err = record.Times.Do(ctx, phase.Materialise, func(ctx context.Context) error {
-		return restore.ApplyRootfs(ctx, c, mounts, rootfs, s.node.Limits)
+		if err := restore.ApplyRootfs(ctx, c, mounts, rootfs, s.node.Limits); err != nil {
+			return err
+		}
+		// Before the paths of open files are looked at: what comes into /dev/shm decides where they are, too.
+		return s.fillShm(ctx, r.GetPodSandboxId(), id, c, spec, undo)
 	})
 	if err != nil {
 		return nil, err
@@ -108,9 +112,6 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, err
 	}
 	err = record.Times.Do(ctx, phase.Materialise, func(ctx context.Context) error {
-		if err := s.fillShm(ctx, r.GetPodSandboxId(), id, c, spec, undo); err != nil {
-			return err
-		}
 		undoLog, err := restore.CopyLog(ctx, c, logPath(r))
 		if err != nil {
 			return err

@@ -115,7 +115,7 @@ func (n *Node) judge(ctx context.Context, id string, record *restore.Record, rep
 	if err == nil {
 		return nil
 	}
-	if !n.Audit || !errdefs.IsPermissionDenied(err) && !errdefs.IsInvalidArgument(err) {
+	if !n.Audit || report.Always() || !errdefs.IsPermissionDenied(err) && !errdefs.IsInvalidArgument(err) {
 		return err
 	}
 	log.G(ctx).WithError(err).WithField("container", id).WithField("checkpoint", record.Image).

@@ -47,10 +47,11 @@ func ApplyRootfs(ctx context.Context, c *checkpoint.Checkpoint, mounts []mount.M
 	if diff == nil {
 		return nil
 	}
-	return applyDiff(ctx, dir, diff, l.Entries)
+	return applyDiff(ctx, dir, diff, l.Entries, func(*tar.Header) {})
 }
 
-func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntries int) error {
+// applyDiff calls see with the header of every entry.
+func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntries int, see func(*tar.Header)) error {
 	entries := 0
 	var last *tar.Header
 	filter := func(h *tar.Header) (bool, error) {
@@ -58,6 +59,7 @@ func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntrie
 		if entries++; entries > maxEntries {
 			return false, fmt.Errorf("more than %d entries: raise max_entries if that is right: %w", maxEntries, errdefs.ErrResourceExhausted)
 		}
+		see(h)
 		return true, checkEntry(h)
 	}
 	options := []archive.ApplyOpt{archive.WithFilter(filter)}

@@ -14,13 +14,15 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
-// place is a mount of the new container, as far as it matters who may open what is in it.
-type place struct {
+// spot is a mount of the new container, as far as it matters who may open what is in it.
+type spot struct {
 	at string
 	// base is the directory or file that is mounted there, open by its name only, or nil.
-	base     *os.File
+	base     *place.Dir
 	err      error // why there is no base and should be
 	readonly bool
 	devices  map[string]access // in a tmpfs that CRIU fills: its device nodes, by path
@@ -29,7 +31,7 @@ type place struct {
 
 // paths are the files of the new container.
 type paths struct {
-	places []*place
+	places []*spot
 	user   *user
 	granted
 	fixed []string // paths below which nothing can be changed
@@ -37,15 +39,12 @@ type paths struct {
 	searched map[string]error
 }
 
-var (
-	errAbsent = errors.New("it is not there")
-	errLink   = errors.New("a symbolic link")
-)
+var errAbsent, errLink = place.ErrAbsent, place.ErrLink
 
 // addPlaces finds out what is mounted where. root is the container's root file system.
 func (a *accessCheck) addPlaces(root string) error {
 	o := a.openFiles
-	rootfs := &place{at: "/", readonly: o.spec.Root.Readonly}
+	rootfs := &spot{at: "/", readonly: o.spec.Root.Readonly}
 	rootfs.open(root)
 	a.places = append(a.places, rootfs)
 	if rootfs.err != nil {
@@ -59,7 +58,7 @@ func (a *accessCheck) addPlaces(root string) error {
 			return fmt.Errorf("mount %s of the OCI spec: %w", m.Destination, err)
 		}
 		options := parseOptions(m)
-		p := &place{at: at, readonly: options.set&unix.MS_RDONLY != 0, links: noLinks{}}
+		p := &spot{at: at, readonly: options.set&unix.MS_RDONLY != 0, links: noLinks{}}
 		switch {
 		case options.bind || m.Type == "bind":
 			p.open(m.Source)
@@ -73,23 +72,14 @@ func (a *accessCheck) addPlaces(root string) error {
 	return nil
 }
 
-func (m *place) open(name string) {
+func (m *spot) open(name string) {
 	m.links = noLinks{}
-	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		m.err = fmt.Errorf("%s cannot be opened: %w", name, err)
-		return
-	}
-	m.base = os.NewFile(uintptr(fd), name)
-	if dir, err := os.OpenRoot(name); err == nil {
-		m.links = hostDir{dir}
+	if m.base, m.err = place.OpenDir(name); m.err == nil {
+		m.links = hostDir{m.base}
 	}
 }
 
-func (m *place) close() {
-	if dir, ok := m.links.(hostDir); ok {
-		dir.root.Close()
-	}
+func (m *spot) close() {
 	if m.base != nil {
 		m.base.Close()
 	}
@@ -97,7 +87,7 @@ func (m *place) close() {
 
 // openTmpfs reads which devices and links CRIU will put into a tmpfs. The device nodes are written as the pod was granted
 // them, see tmpfs; everything else in it is the container's own, and nobody's secret.
-func (a *accessCheck) openTmpfs(p *place) error {
+func (a *accessCheck) openTmpfs(p *spot) error {
 	p.devices = map[string]access{}
 	for _, e := range a.mountEntries {
 		name := fmt.Sprintf("tmpfs-dev-%d.tar.gz.img", e.GetRootDev())
@@ -148,8 +138,8 @@ func (o *openFiles) archivedDevices(name string, found map[string]access) error 
 }
 
 // at returns the mount that a path is in.
-func (p *paths) at(name string) *place {
-	var found *place
+func (p *paths) at(name string) *spot {
+	var found *spot
 	for _, m := range p.places {
 		if below(m.at, name) && (found == nil || len(m.at) >= len(found.at)) {
 			found = m
@@ -203,7 +193,7 @@ func (p *paths) search(dir string) error {
 		err = fmt.Errorf("%s: %w", dir, err)
 	}
 	// runc makes missing mount points with mode 0755.
-	if errors.Is(err, errAbsent) && slices.ContainsFunc(p.places, func(m *place) bool { return below(dir, m.at) }) {
+	if errors.Is(err, errAbsent) && slices.ContainsFunc(p.places, func(m *spot) bool { return below(dir, m.at) }) {
 		err = nil
 	}
 	p.searched[dir] = err
@@ -211,38 +201,19 @@ func (p *paths) search(dir string) error {
 }
 
 // find opens what is at a path in a mount, by its name only and through no link. It is nil where it does not matter.
-func (m *place) find(rest string) (*os.File, error) {
+func (m *spot) find(rest string) (*os.File, error) {
 	if m.err != nil {
 		return nil, m.err
 	}
 	if m.base == nil {
 		return nil, nil
 	}
-	if rest == "" {
-		rest = "."
-		var st unix.Stat_t
-		if err := unix.Fstat(int(m.base.Fd()), &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			fd, err := unix.FcntlInt(m.base.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-			return os.NewFile(uintptr(fd), m.base.Name()), err
-		}
-	}
-	fd, err := unix.Openat2(int(m.base.Fd()), rest, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return nil, errAbsent
-	case errors.Is(err, unix.ELOOP):
-		return nil, errLink
-	case err != nil:
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), rest), nil
+	return m.base.Find(rest)
 }
 
 // judge asks the kernel. What a user could change to be allowed counts as allowed: a file may have
 // been open since before its owner took the right away.
-func (p *paths) judge(name string, f *os.File, m *place, mode uint32) error {
+func (p *paths) judge(name string, f *os.File, m *spot, mode uint32) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err

@@ -46,26 +46,32 @@ func (o *openFiles) readRemaps() error {
 			return malformed(remapImage, "file %d: what stands in for it is of no type", e.GetOrigId())
 		}
 		seen[e.GetOrigId()] = true
-		if e.GetRemapType() == remap_file_path.RemapType_PROCFS {
-			if err := o.deadProcess(f, e.GetRemapId()); err != nil {
-				return err
+		if pid := e.GetRemapId(); e.GetRemapType() == remap_file_path.RemapType_PROCFS {
+			if pid == 0 || pid > maxPID {
+				return malformed(remapImage, "file %d: it is no file of process %d", f.GetId(), pid)
 			}
+			o.remapped[pid] = true
 		}
 		o.remaps = append(o.remaps, &remap{e, f})
 	}
 	return nil
 }
 
-// deadProcess notes a process that CRIU makes only to open a file of it in procfs
+// maxPID is the largest that a kernel has (PID_MAX_LIMIT).
+const maxPID = 4 << 20
+
+// deadProcesses checks the files of processes that CRIU makes only to open a file of theirs in procfs
 // (criu/files-reg.c, collect_remap_dead_process).
-func (o *openFiles) deadProcess(f *openFile, pid uint32) error {
-	const most = 4 << 20 // PID_MAX_LIMIT
-	name := f.GetReg().GetName()
-	if kind, _ := o.filesystem(name); pid == 0 || pid > most || kind != unix.PROC_SUPER_MAGIC ||
-		!below(path.Join("/proc", strconv.Itoa(int(pid))), name) {
-		return malformed(remapImage, "file %d: it is no file of process %d", f.GetId(), pid)
+func (o *openFiles) deadProcesses() error {
+	for _, r := range o.remaps {
+		if r.GetRemapType() != remap_file_path.RemapType_PROCFS {
+			continue
+		}
+		name := r.file.GetReg().GetName()
+		if kind, _ := o.filesystem(name); kind != unix.PROC_SUPER_MAGIC || !below(path.Join("/proc", strconv.Itoa(int(r.GetRemapId()))), name) {
+			return malformed(remapImage, "file %d: it is no file of process %d", r.GetOrigId(), r.GetRemapId())
+		}
 	}
-	o.remapped[pid] = true
 	return nil
 }
 

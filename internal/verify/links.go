@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"strings"
 
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 // Links checks the paths of open files in the container's root file system, which is mounted at
@@ -36,7 +36,7 @@ func Links(images *criu.Images, spec *specs.Spec, root string) (*Report, error) 
 	if err := errors.Join(o.readFiles(), o.readMounts()); err != nil {
 		return &v.report, err
 	}
-	dir, err := os.OpenRoot(root)
+	dir, err := place.OpenDir(root)
 	if err != nil {
 		return &v.report, fmt.Errorf("root file system of the new container: %w", err)
 	}
@@ -72,7 +72,10 @@ func (o *openFiles) links() error {
 	}
 	for _, m := range o.spec.Mounts {
 		// A volume that is not there any more, or is a file, has no links.
-		if dir, err := os.OpenRoot(m.Source); m.Source != "" && err == nil {
+		if m.Source == "" {
+			continue
+		}
+		if dir, err := place.OpenDir(m.Source); err == nil {
 			defer dir.Close()
 			trees[path.Join("/", m.Destination)] = hostDir{dir}
 		}
@@ -93,15 +96,9 @@ type noLinks struct{}
 func (noLinks) readlink(string) string { return "" }
 
 // hostDir is a directory of the host.
-type hostDir struct{ root *os.Root }
+type hostDir struct{ dir *place.Dir }
 
-func (d hostDir) readlink(name string) string {
-	target, err := d.root.Readlink(name)
-	if err != nil {
-		return ""
-	}
-	return target
-}
+func (d hostDir) readlink(name string) string { return d.dir.Readlink(name) }
 
 // archiveLinks are the links of an archive.
 type archiveLinks map[string]string

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 // missing deals with what the spec mounts and the checkpoint has not.
@@ -40,7 +42,7 @@ func (v *verifier) missing(tree *mountTree, wanted map[string]*wantedMount) erro
 // addMount puts a volume into the tree. runc makes mount points outside of tmpfs (criu_linux.go,
 // prepareCriuRestoreMounts).
 func (v *verifier) addMount(tree *mountTree, at string, w *wantedMount) error {
-	if at == "/" || tree.byPath[at] != nil {
+	if tree.byPath[at] != nil {
 		return errors.New("there is another mount")
 	}
 	info, err := os.Stat(w.source)
@@ -71,7 +73,7 @@ func (v *verifier) addMount(tree *mountTree, at string, w *wantedMount) error {
 
 // noLinkBelow refuses a mount point in a volume to which a link in the volume leads: CRIU would follow it.
 func noLinkBelow(up *mount, at string) error {
-	dir, err := os.OpenRoot(up.want.source)
+	dir, err := place.OpenDir(up.want.source)
 	if err != nil {
 		return fmt.Errorf("the volume at %s: %w", up.GetMountpoint(), err)
 	}

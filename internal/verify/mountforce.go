@@ -123,11 +123,8 @@ func (t *mountTree) number() {
 		used[m.GetRootDev()] = true
 	}
 	for _, m := range all {
-		switch m.kind {
-		case readOnly:
+		if m.kind == readOnly || m.kind == console {
 			m.RootDev = m.base.RootDev
-		case console:
-			m.RootDev = t.byPath["/dev/pts"].RootDev
 		}
 	}
 }

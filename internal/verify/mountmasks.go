@@ -11,6 +11,8 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 // devNull is the key of the mounts that hide files: runc gives CRIU the node's /dev/null for it.
@@ -126,6 +128,10 @@ func (v *verifier) masked(p string) bool {
 
 // hidePath sees to it that a path of the spec is masked, or read-only.
 func (v *verifier) hidePath(tree *mountTree, p string, mask bool) {
+	if why := place.MountPoint(p); why != nil {
+		v.notHidden(p, mask, why.Error())
+		return
+	}
 	if m := tree.byPath[p]; m != nil {
 		if m.kind == maskedFile || m.kind == maskedDir || (!mask && (m.kind == readOnly || m.want != nil && m.want.flags&unix.MS_RDONLY != 0)) {
 			return

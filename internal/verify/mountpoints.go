@@ -2,7 +2,6 @@ package verify
 
 import (
 	"fmt"
-	"os"
 	"path"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 // noMount is what the pod has where the checkpoint has something else.
@@ -27,7 +27,7 @@ const noMount = "no mount there"
 // otherwise as that of [Images].
 func Mounts(images *criu.Images, spec *specs.Spec, root string) (*Report, error) {
 	v := &verifier{images: images, spec: spec}
-	dir, err := os.OpenRoot(root)
+	dir, err := place.OpenDir(root)
 	if err != nil {
 		return &v.report, fmt.Errorf("root file system of the new container: %w", err)
 	}
@@ -66,6 +66,7 @@ func (v *verifier) mountpoints() error {
 	for _, m := range tree.mounts {
 		v.match(m, wanted)
 	}
+	v.matchConsole(tree)
 	v.hide(tree)
 	for _, m := range tree.mounts {
 		if m.kind == unexplained {
@@ -124,10 +125,20 @@ func (v *verifier) match(m *mount, wanted map[string]*wantedMount) {
 		m.kind = refused
 	case up.kind == fresh && up.want.controllers != nil && path.Dir(p) == up.GetMountpoint() && m.GetExtKey() == p:
 		m.kind, m.want = volume, &wantedMount{path: p, kind: volume, flags: *up.want.controllers}
-	case p == "/dev/console" && v.spec.Process.Terminal && m.ExtKey == nil && mnt.Fstype(m.GetFstype()) == mnt.Fstype_DEVPTS && terminal.MatchString(m.GetRoot()):
-		if pts := wanted["/dev/pts"]; pts != nil && pts.fstype == mnt.Fstype_DEVPTS {
-			m.kind, m.want = console, pts
-		}
+	}
+}
+
+// matchConsole finds the container's terminal, which is one of the pseudo terminals that it has.
+func (v *verifier) matchConsole(tree *mountTree) {
+	m, pts := tree.byPath["/dev/console"], tree.byPath["/dev/pts"]
+	if m == nil || m.kind != unexplained || pts == nil || pts.kind != fresh || pts.want.fstype != mnt.Fstype_DEVPTS {
+		return
+	}
+	if m.GetWithPlugin() || m.GetExtMount() || m.GetInternalSharing() || m.GetDeleted() || m.ExtKey != nil {
+		return
+	}
+	if v.spec.Process.Terminal && mnt.Fstype(m.GetFstype()) == mnt.Fstype_DEVPTS && terminal.MatchString(m.GetRoot()) {
+		m.kind, m.want, m.base = console, pts.want, pts
 	}
 }
 

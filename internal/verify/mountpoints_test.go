@@ -65,6 +65,12 @@ func aNode(t *testing.T, files ...string) {
 // checkMounts compares mounts with a spec. It returns what CRIU would read, by path.
 func checkMounts(t *testing.T, files map[string]string, spec *specs.Spec) (*verifier, map[string]*mnt.MntEntry, error) {
 	t.Helper()
+	return checkMountsIn(t, files, spec, archiveLinks{"var/run": "/run"})
+}
+
+// checkMountsIn is checkMounts with these links in the root file system.
+func checkMountsIn(t *testing.T, files map[string]string, spec *specs.Spec, links linkTree) (*verifier, map[string]*mnt.MntEntry, error) {
+	t.Helper()
 	all := criutest.Images(criutest.Processes{1: {specs.UserNamespace}})
 	maps.Copy(all, files)
 	images, err := criu.OpenImages(write(t, all))
@@ -73,7 +79,7 @@ func checkMounts(t *testing.T, files map[string]string, spec *specs.Spec) (*veri
 	}
 	t.Cleanup(func() { images.Close() })
 	v := &verifier{images: images, spec: spec, processes: []*criu.Process{{PstreeEntry: &pstree.PstreeEntry{Pid: proto.Uint32(1)}}}}
-	v.root = archiveLinks{"var/run": "/run"}
+	v.root = links
 	if err := v.mountpoints(); err != nil {
 		return v, nil, err
 	}
@@ -98,6 +104,18 @@ func checkMounts(t *testing.T, files map[string]string, spec *specs.Spec) (*veri
 		out[e.GetMountpoint()] = e
 	}
 	return v, out, nil
+}
+
+func requireMounts(t *testing.T, v *verifier, err error, says string) {
+	t.Helper()
+	switch {
+	case err != nil:
+		t.Error(err)
+	case says == "" && v.report.Total != 0:
+		t.Errorf("refused: %v", v.report.Err())
+	case says != "" && (v.report.Total == 0 || !strings.Contains(v.report.Err().Error(), says)):
+		t.Errorf("got %v, want findings that say %q", v.report.Err(), says)
+	}
 }
 
 func mountFiles(mounts []*mnt.MntEntry) map[string]string {

@@ -8,6 +8,8 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 // wantedMount is what the spec has at a path.
@@ -57,6 +59,10 @@ func (v *verifier) wantedMounts() map[string]*wantedMount {
 	out := map[string]*wantedMount{}
 	for _, m := range v.spec.Mounts {
 		dst, _, err := walk(map[string]linkTree{"/": v.root}, path.Clean("/"+m.Destination), true)
+		if why := place.MountPoint(dst); err == nil && why != nil {
+			v.refuse(Finding{Check: "mounts", Object: "mount " + m.Destination, Field: "mount point", Found: dst, Allowed: "a path that can be mounted at", Remedy: why.Error(), Always: true})
+			continue
+		}
 		var w *wantedMount
 		if err == nil {
 			w, err = v.wantedMount(path.Clean("/"+m.Destination), m)

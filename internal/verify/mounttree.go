@@ -11,6 +11,8 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 const (
@@ -87,8 +89,8 @@ func newMountTree(name string, entries []*mnt.MntEntry) (*mountTree, error) {
 		m := &mount{MntEntry: proto.Clone(e).(*mnt.MntEntry)}
 		byID[e.GetMntId()] = m
 		switch {
-		case !path.IsAbs(p) || path.Clean(p) != p || len(p) > maxMountPoint || strings.ContainsRune(p, 0):
-			t.odd = append(t.odd, oddMount{m.MntEntry, "a path that is not clean and absolute"})
+		case !path.IsAbs(p) || path.Clean(p) != p || len(p) > maxMountPoint || p != "/" && place.MountPoint(p) != nil:
+			t.odd = append(t.odd, oddMount{m.MntEntry, "a path that is not clean and absolute, or that runc and CRIU take for another one"})
 			continue
 		case t.byPath[p] != nil:
 			t.odd = append(t.odd, oddMount{m.MntEntry, "two mounts, one of which hides the other"})

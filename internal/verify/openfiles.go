@@ -33,7 +33,7 @@ func (v *verifier) openFiles() error {
 			return err
 		}
 	}
-	for _, check := range []func() error{o.directories, o.ghosts, o.unixPeers, o.socketQueues, o.pipeData, o.memoryFiles, o.terminals, o.locks, o.unused, o.links} {
+	for _, check := range []func() error{o.directories, o.deadProcesses, o.ghosts, o.unixPeers, o.socketQueues, o.pipeData, o.memoryFiles, o.terminals, o.locks, o.unused, o.links} {
 		if err := check(); err != nil {
 			return err
 		}

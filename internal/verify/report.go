@@ -21,6 +21,8 @@ type Finding struct {
 	Found, Allowed string
 	// Remedy says what to change in the pod or in the checkpoint, if there is such a thing.
 	Remedy string
+	// Always says that a node that only audits refuses it as well: it would reach beyond what the images say of it.
+	Always bool
 }
 
 const (
@@ -54,6 +56,8 @@ type Report struct {
 	// Findings are the first ones that would be too much; Total counts all.
 	Findings []Finding
 	Total    int
+	// always is that one of them is for audits, too.
+	always bool
 	// ByCheck counts them by their kind.
 	ByCheck map[string]int
 	// Replaced are the images, by name, which CRIU is to read in the place of the checkpoint's.
@@ -65,6 +69,7 @@ type Report struct {
 
 func (r *Report) add(f Finding) {
 	r.count(f.Check)
+	r.always = r.always || f.Always
 	if r.Total++; r.Total <= maxShown {
 		r.Findings = append(r.Findings, f)
 	}
@@ -86,6 +91,9 @@ func (r *Report) replace(name string, data []byte) {
 	}
 	r.Replaced[name] = data
 }
+
+// Always says that among the findings is one that a node which only audits refuses as well.
+func (r *Report) Always() bool { return r.always }
 
 // Err returns nil if nothing was found, or else an error in one line, of class
 // errdefs.ErrPermissionDenied, that says what, where and how much of it.
