@@ -85,7 +85,7 @@ func TestLazyWithoutUserfaultfd(t *testing.T) {
 			t.Error("the restore is not said to be eager")
 		}
 	}
-	if got := logged(n, "no lazy restores on this node", "UFFD is not supported"); got != 1 {
+	if got := logged(n, "this node cannot restore lazily", "UFFD is not supported"); got != 1 {
 		t.Errorf("said %d times", got)
 	}
 }

@@ -15,12 +15,13 @@ import (
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/plugin"
 
+	"github.com/cri-restore/cri-restore/internal/ability"
 	"github.com/cri-restore/cri-restore/internal/cri"
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/hook"
 )
 
-// checkTimeout bounds the calls of CRIU when containerd starts.
+// checkTimeout bounds the call of CRIU when containerd starts.
 const checkTimeout = 20 * time.Second
 
 // wanted reports whether CRI is to be decorated. It is not if the plugin is
@@ -75,8 +76,8 @@ func criuDisabled(ic *plugin.InitContext) bool {
 	return ok && enabled != nil && !*enabled
 }
 
-// supported looks for what a restore needs on the node: a CRIU that works, and
-// runc's shim. What it finds is exported, for ctr plugins ls -d.
+// supported looks for what a restore needs on the node and what can be seen at once: a CRIU that is new enough, and
+// runc's shim. What it finds is exported, for ctr plugins ls -d. What takes longer is for [abilities].
 func supported(ic *plugin.InitContext) error {
 	path := os.Getenv("PATH")
 	if shims, err := ic.GetSingle(plugins.ShimPlugin); err == nil {
@@ -104,13 +105,23 @@ func supported(ic *plugin.InitContext) error {
 	}
 	ctx, cancel := context.WithTimeout(ic.Context, checkTimeout)
 	defer cancel()
-	version, err := criu.Check(ctx, binary)
+	version, err := criu.CheckVersion(ctx, binary)
 	if err != nil {
 		return skip(err)
 	}
 	ic.Meta.Exports["criu_path"] = binary
 	ic.Meta.Exports["criu_version"] = version.String()
 	return nil
+}
+
+// abilities returns whether the node can restore, by checks that take too long for the start of containerd: they run beside it,
+// and again when a checkpoint is asked for while one of them fails. binary is the CRIU that [supported] has found.
+func abilities(ctx context.Context, binary string) *ability.Ability {
+	a := ability.New("restore checkpoints",
+		func(ctx context.Context) error { return criu.CheckKernel(ctx, binary) },
+	)
+	a.Begin(ctx)
+	return a
 }
 
 // shim is the only one that restores (restore.RuntimeRunc).

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/plugin"
 
+	"github.com/cri-restore/cri-restore/internal/ability"
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/pageserver"
 	"github.com/cri-restore/cri-restore/internal/policy"
@@ -18,38 +19,40 @@ import (
 )
 
 // lazyPages returns what lazy restores need, nil if the node cannot do them; then all memory is
-// restored before a container runs. If anybody may ask for one, it is said why.
+// restored before a container runs. If anybody may ask for one, it is said why. Whether the kernel can do them is
+// found out beside the start of containerd.
 func lazyPages(ic *plugin.InitContext, config *Config) *restore.Pages {
 	if config.LazyPages == string(policy.LazyOff) && !slices.Contains(config.PodAnnotations, policy.AnnotationLazy) {
 		ic.Meta.Exports["lazy_pages"] = config.LazyPages
 		return nil
 	}
-	pages, err := findPages(ic.Context, ic.Meta.Exports["criu_path"])
+	program, err := findProgram(pageserver.Program)
 	if err != nil {
 		ic.Meta.Exports["lazy_pages"] = "unavailable: " + err.Error()
-		log.G(ic.Context).WithError(err).Warn("no lazy restores on this node: all memory is restored before a container runs")
+		log.G(ic.Context).WithError(err).Warn("this node cannot restore lazily: all memory is restored before a container runs")
 		return nil
 	}
 	ic.Meta.Exports["lazy_pages"] = config.LazyPages
-	return pages
+	binary := ic.Meta.Exports["criu_path"]
+	kernel := ability.New("restore lazily", func(ctx context.Context) error {
+		// What the page server needs of userfaultfd, the events of fork, remap and unmap included.
+		return criu.CheckFeature(ctx, binary, "uffd-noncoop")
+	})
+	kernel.Begin(ic.Context)
+	return &restore.Pages{Program: program, CRIU: binary, Able: kernel}
 }
 
-func findPages(ctx context.Context, binary string) (*restore.Pages, error) {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	// What the page server needs of userfaultfd, the events of fork, remap and unmap included.
-	if err := criu.CheckFeature(ctx, binary, "uffd-noncoop"); err != nil {
-		return nil, err
-	}
+// findProgram looks for a program of ours beside containerd, then on its PATH.
+func findProgram(name string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	program, err := exec.LookPath(filepath.Join(filepath.Dir(self), pageserver.Program))
+	program, err := exec.LookPath(filepath.Join(filepath.Dir(self), name))
 	if err != nil {
-		if program, err = exec.LookPath(pageserver.Program); err != nil {
-			return nil, fmt.Errorf("%w: install it beside containerd", err)
+		if program, err = exec.LookPath(name); err != nil {
+			return "", fmt.Errorf("%w: install it beside containerd", err)
 		}
 	}
-	return &restore.Pages{Program: program, CRIU: binary}, nil
+	return program, nil
 }

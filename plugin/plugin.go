@@ -130,6 +130,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 	if err := supported(ic); err != nil {
 		return nil, err
 	}
+	able := abilities(ic.Context, ic.Meta.Exports["criu_path"])
 	pages := lazyPages(ic, config)
 	client, tasks, err := taskService(ic)
 	if err != nil {
@@ -169,7 +170,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 	ic.Meta.Exports["allow_archives"] = strconv.FormatBool(config.AllowArchives)
 	names := slices.Sorted(maps.Keys(snapshotters))
 	return &cri.Node{
-		Client: client, Snapshotters: names, Restores: store, Dumps: dumps, CRIRoot: filepath.Join(filepath.Dir(root), plugins.GRPCPlugin.String()+".cri"), Policy: s.policy, Limits: s.limits,
+		Client: client, Able: able, Snapshotters: names, Restores: store, Dumps: dumps, CRIRoot: filepath.Join(filepath.Dir(root), plugins.GRPCPlugin.String()+".cri"), Policy: s.policy, Limits: s.limits,
 		PullTimeout: s.pullTimeout, NeverPull: !config.PullBaseImages, Audit: config.Verification == audit,
 	}, nil
 }

@@ -30,6 +30,10 @@ func (s *Runtime) CheckpointContainer(ctx context.Context, r *runtime.Checkpoint
 	if s.node.NoCRIU {
 		return s.RuntimeServiceServer.CheckpointContainer(ctx, r) // which says so
 	}
+	if err := s.node.Able.Err(ctx); err != nil {
+		log.G(ctx).WithError(err).Warn("this node cannot restore: the checkpoint is left to containerd")
+		return s.RuntimeServiceServer.CheckpointContainer(ctx, r)
+	}
 	resp, err := s.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: r.GetContainerId()})
 	if err != nil {
 		return nil, fmt.Errorf("an error occurred when trying to find container the container status %q: %w", r.GetContainerId(), err)

@@ -25,6 +25,9 @@ func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 	began := time.Now()
 	ref := r.GetConfig().GetImage().GetImage()
 	if policy.IsArchive(ref) {
+		if err := s.node.Able.Err(ctx); err != nil {
+			return nil, cannotRestore(ctx, ref, err)
+		}
 		if err := s.node.Policy.Archive(ref); err != nil {
 			return nil, err
 		}
@@ -36,6 +39,9 @@ func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 	}
 	if img == nil {
 		return s.RuntimeServiceServer.CreateContainer(ctx, r)
+	}
+	if err := s.node.Able.Err(ctx); err != nil {
+		return nil, cannotRestore(ctx, ref, err)
 	}
 	return s.restore(ctx, r, &imageSource{node: s.node, image: img, ref: r.GetConfig().GetImage()}, began)
 }
@@ -98,7 +104,7 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 		return s.RuntimeServiceServer.CreateContainer(ctx, r)
 	}
 	defer c.Close()
-	if record.Lazy, err = s.node.lazily(asked.Lazy, c.ImagesDir()); err != nil {
+	if record.Lazy, err = s.node.lazily(ctx, asked.Lazy, c.ImagesDir()); err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
 	}
 	if !record.Lazy {

@@ -11,7 +11,7 @@ import (
 )
 
 // lazily decides whether a restore is to be lazy, by what was asked for and how much memory there is.
-func (n *Node) lazily(asked policy.Lazy, dir string) (bool, error) {
+func (n *Node) lazily(ctx context.Context, asked policy.Lazy, dir string) (bool, error) {
 	if n.Restores.Pages == nil {
 		return false, nil // the plugin has said why when it started
 	}
@@ -27,7 +27,8 @@ func (n *Node) lazily(asked policy.Lazy, dir string) (bool, error) {
 			pages += size
 		}
 	}
-	return asked.Lazily(pages), nil
+	// That the kernel cannot do it is in the log.
+	return asked.Lazily(pages) && n.Restores.Pages.Able.Err(ctx) == nil, nil
 }
 
 // reasonPagesLost is the reason, in CRI's status, of the end of a container whose memory did not arrive.

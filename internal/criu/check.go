@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os/exec"
 	"regexp"
 	"strconv"
@@ -36,13 +37,11 @@ const waitDelay = 2 * time.Second
 
 var versionLine = regexp.MustCompile(`(?m)^Version: (\d{1,4})\.(\d{1,2})(?:\.(\d{1,2}))?\b`)
 
-// Check runs "criu --version" and "criu check" and returns the version. Both
-// end with the context. "criu check" looks at the kernel and needs root.
+// CheckVersion runs "criu --version" and returns the version. It ends with the context.
 //
-// The error is of class errdefs.ErrFailedPrecondition if the version is too old
-// or the check fails, with criu's own last lines; if the context ends it is
-// the context's error.
-func Check(ctx context.Context, binary string) (Version, error) {
+// The error is of class errdefs.ErrFailedPrecondition if the version is too old, with criu's own last lines if it fails; if the context
+// ends it is the context's error.
+func CheckVersion(ctx context.Context, binary string) (Version, error) {
 	// go-criu asks for the version by RPC. A binary that hangs would block it
 	// for ever, and its socket is open to every child started meanwhile.
 	out, err := run(ctx, binary, "--version")
@@ -57,10 +56,25 @@ func Check(ctx context.Context, binary string) (Version, error) {
 		return v, fmt.Errorf("%s is version %s, needed is %s or newer: install a newer CRIU: %w",
 			binary, v, MinVersion, errdefs.ErrFailedPrecondition)
 	}
-	if _, err := run(ctx, binary, "check"); err != nil {
-		return v, err
-	}
 	return v, nil
+}
+
+// CheckKernel runs "criu check", which looks at the kernel, needs root, and takes a tenth of a second. The error is as
+// that of [CheckVersion].
+func CheckKernel(ctx context.Context, binary string) error {
+	_, err := run(ctx, binary, "check")
+	if err != nil && ctx.Err() == nil && !loopbackUp() {
+		// CRIU connects to itself to see what TCP can do, and says no more than "Network is unreachable"
+		// (criu/kerndat.c, kerndat_tcp_repair).
+		return fmt.Errorf("the loopback interface lo is down, without which CRIU does not work: bring it up (ip link set lo up): %w", err)
+	}
+	return err
+}
+
+// loopbackUp reports whether the loopback interface of this network namespace is up.
+var loopbackUp = func() bool {
+	lo, err := net.InterfaceByName("lo")
+	return err == nil && lo.Flags&net.FlagUp != 0
 }
 
 func parseVersion(out []byte) (Version, error) {
@@ -82,7 +96,7 @@ func parseVersion(out []byte) (Version, error) {
 	return Version(v), nil
 }
 
-// CheckFeature asks CRIU whether the kernel has a feature ("criu check --feature"). The error is as that of [Check].
+// CheckFeature asks CRIU whether the kernel has a feature ("criu check --feature"). The error is as that of [CheckVersion].
 func CheckFeature(ctx context.Context, binary, feature string) error {
 	_, err := run(ctx, binary, "check", "--feature", feature)
 	return err

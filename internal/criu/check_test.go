@@ -22,6 +22,36 @@ esac
 `), "criu")
 }
 
+// check makes both checks, as a node does.
+func check(ctx context.Context, binary string) (Version, error) {
+	v, err := CheckVersion(ctx, binary)
+	if err == nil {
+		err = CheckKernel(ctx, binary)
+	}
+	return v, err
+}
+
+// What CRIU says of a loopback interface that is down nobody would understand.
+func TestCheckLoopback(t *testing.T) {
+	up := loopbackUp
+	t.Cleanup(func() { loopbackUp = up })
+	failing := fake(t, `echo Version: 4.1`, `echo 'Error (criu/kerndat.c:732): Unable to connect a socket: Network is unreachable' >&2; exit 1`)
+	for _, c := range []struct {
+		up   bool
+		want bool
+	}{{false, true}, {true, false}} {
+		loopbackUp = func() bool { return c.up }
+		_, err := check(t.Context(), failing)
+		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "Network is unreachable") || strings.Contains(err.Error(), "ip link set lo up") != c.want {
+			t.Errorf("up %t: %v", c.up, err)
+		}
+	}
+	loopbackUp = func() bool { return false }
+	if _, err := check(t.Context(), fake(t, `echo Version: 4.1`, `:`)); err != nil {
+		t.Errorf("CRIU does without: %v", err)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for _, tc := range []struct {
 		name, version, check string
@@ -51,7 +81,7 @@ func TestCheck(t *testing.T) {
 		{"endless output", `echo Version: 4.1`, `yes | head -c 1000000; echo last; exit 1`, MinVersion, []string{"last"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := Check(t.Context(), fake(t, tc.version, tc.check))
+			got, err := check(t.Context(), fake(t, tc.version, tc.check))
 			if got != tc.want {
 				t.Errorf("version %d, want %d", got, tc.want)
 			}
@@ -74,7 +104,7 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
-	_, err := Check(t.Context(), "/nonexistent/criu")
+	_, err := check(t.Context(), "/nonexistent/criu")
 	if !errdefs.IsFailedPrecondition(err) {
 		t.Error(err)
 	}
@@ -89,7 +119,7 @@ func TestCheckTimeout(t *testing.T) {
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		start := time.Now()
-		_, err := Check(ctx, binary)
+		_, err := check(ctx, binary)
 		cancel()
 		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), binary) {
 			t.Errorf("%s: %v", name, err)
@@ -100,7 +130,7 @@ func TestCheckTimeout(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Check(ctx, fake(t, `echo Version: 4.1`, `:`)); !errors.Is(err, context.Canceled) {
+	if _, err := check(ctx, fake(t, `echo Version: 4.1`, `:`)); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

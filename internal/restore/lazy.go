@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/cri-restore/cri-restore/internal/ability"
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/pageserver"
 )
@@ -19,6 +20,8 @@ import (
 type Pages struct {
 	// Program is the supervisor of the page server, CRIU the criu binary.
 	Program, CRIU string
+	// Able says whether the kernel has what they need.
+	Able *ability.Ability
 }
 
 // optionLazy makes CRIU register missing memory with a page server. It is in the file only while
