@@ -17,14 +17,15 @@ const tick = 200 * time.Millisecond
 type mode func(args []string) error
 
 var modes = map[string]mode{
-	"heap":     heap,
-	"threads":  threads,
-	"tree":     tree,
-	"tree-end": treeEnd,
-	"deleted":  deleted,
-	"listen":   listen,
-	"grow":     grow,
-	"trap":     trap,
+	"heap":      heap,
+	"threads":   threads,
+	"tree":      tree,
+	"tree-end":  treeEnd,
+	"deleted":   deleted,
+	"listen":    listen,
+	"grow":      grow,
+	"trap":      trap,
+	"exchanges": exchanges,
 }
 
 func main() {

@@ -5,19 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/containerd/v2/pkg/archive"
-	cfs "github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/changes"
 )
 
 // changes prepares the reading of the root file system's changes, and returns the function that reads
@@ -32,7 +29,7 @@ func (d *Dump) changes(ctx context.Context) (func(context.Context, io.Writer) er
 		return nil, err
 	}
 	if upper, userxattr := upperdir(mounts); upper != "" && plainOverlay() {
-		return func(ctx context.Context, w io.Writer) error { return writeUpper(ctx, w, upper, userxattr) }, nil
+		return func(ctx context.Context, w io.Writer) error { return changes.WriteOverlay(ctx, w, upper, userxattr) }, nil
 	}
 	info, err := sn.Stat(ctx, d.container.SnapshotKey)
 	if err != nil {
@@ -54,7 +51,7 @@ func (d *Dump) changes(ctx context.Context) (func(context.Context, io.Writer) er
 	if mounted, err := mountinfo.Mounted(root); err != nil || !mounted {
 		return nil, errors.Join(err, fmt.Errorf("nothing is mounted at %s: %w", root, errdefs.ErrFailedPrecondition))
 	}
-	return func(ctx context.Context, w io.Writer) error { return archive.WriteDiff(ctx, w, lower, root) }, nil
+	return func(ctx context.Context, w io.Writer) error { return changes.WriteBetween(ctx, w, lower, root) }, nil
 }
 
 // upperdir returns the directory with the changes of an overlay.
@@ -83,62 +80,6 @@ func plainOverlay() bool {
 		}
 	}
 	return true
-}
-
-// writeUpper writes what is in the directory with the changes of an overlay, without a look at what it covers. It
-// takes no longer than there is to write, however large the image is.
-func writeUpper(ctx context.Context, w io.Writer, upper string, userxattr bool) error {
-	cw := archive.NewChangeWriter(w, upper)
-	err := filepath.WalkDir(upper, func(name string, e fs.DirEntry, err error) error {
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil || name == upper {
-			return err
-		}
-		fi, err := e.Info()
-		if err != nil {
-			return err
-		}
-		path := strings.TrimPrefix(name, upper)
-		if isWhiteout(fi) {
-			return cw.HandleChange(cfs.ChangeKindDelete, path, nil, nil)
-		}
-		if err := cw.HandleChange(cfs.ChangeKindModify, path, fi, nil); err != nil {
-			return err
-		}
-		if !fi.IsDir() {
-			return nil
-		}
-		opaque, err := isOpaque(name, userxattr)
-		if err == nil && opaque {
-			// The writer makes it .wh..wh..opq, which hides all that the directory covers.
-			err = cw.HandleChange(cfs.ChangeKindDelete, path+"/.wh..opq", nil, nil)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return cw.Close()
-}
-
-func isWhiteout(fi fs.FileInfo) bool {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	return ok && fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0
-}
-
-func isOpaque(dir string, userxattr bool) (bool, error) {
-	name := "trusted.overlay.opaque"
-	if userxattr {
-		name = "user.overlay.opaque"
-	}
-	var value [1]byte
-	n, err := unix.Lgetxattr(dir, name, value[:])
-	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ERANGE) {
-		return false, nil
-	}
-	return n == 1 && value[0] == 'y', err
 }
 
 // copyWith copies until the context ends.
