@@ -70,12 +70,18 @@ func FillShm(ctx context.Context, c *checkpoint.Checkpoint, spec *specs.Spec, l 
 		return nothing, err
 	}
 	defer diff.Close()
+	// Who else has it is known, but not who has it by the time of the last file.
+	view, done, err := unfollowed(dir)
+	if err != nil {
+		return nothing, err
+	}
 	var names []string
-	err = applyDiff(ctx, dir, diff, l.Entries, func(h *tar.Header) {
+	err = applyDiff(ctx, view, diff, l.Entries, func(h *tar.Header) {
 		if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink {
 			names = append(names, h.Name)
 		}
 	})
+	err = errors.Join(err, done())
 	if err == nil {
 		err = shmLinks(dir, names)
 	}
