@@ -19,6 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 )
@@ -150,7 +151,7 @@ func writeTar(ctx context.Context, w io.Writer, c *checkpoint.Checkpoint) error 
 }
 
 func writeFileEntry(ctx context.Context, tw *tar.Writer, root *os.Root, name string, at time.Time) error {
-	f, err := root.Open(name)
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func CopyLog(ctx context.Context, c *checkpoint.Checkpoint, path string) (undo f
 			defer removeDirs()
 			return os.Remove(path)
 		}
-		return os.Truncate(path, before.Size())
+		return truncate(path, before)
 	}
 	in := &contextReader{ctx: ctx, r: criLog(src, c.Metadata.CheckpointedAt, c.Limits().LogBytes)}
 	_, err = io.Copy(dst, in)
@@ -81,6 +81,21 @@ func CopyLog(ctx context.Context, c *checkpoint.Checkpoint, path string) (undo f
 		return nothing, errors.Join(fmt.Errorf("container log: %w", err), undo())
 	}
 	return undo, nil
+}
+
+// truncate makes the file as long as it was, if the path still is the file's: whoever may write to the node's logs can give the path
+// to another.
+func truncate(path string, before os.FileInfo) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	now, err := f.Stat()
+	if err != nil || !os.SameFile(before, now) {
+		return err
+	}
+	return f.Truncate(before.Size())
 }
 
 // makeDirs is os.MkdirAll that tells which directories it has made, a parent
