@@ -43,6 +43,10 @@ func (o *openFiles) eventpoll(f *openFile) error {
 		if !has && f.used {
 			return malformed(filesImage, "file %d (EVENTPOLL): no process with it has descriptor %d", f.GetId(), t.GetTfd())
 		}
+		// The kernel drops the flag for who may not keep the node awake (fs/eventpoll.c, ep_take_care_of_epollwakeup).
+		if t.GetEvents()&unix.EPOLLWAKEUP != 0 && !o.could("CAP_BLOCK_SUSPEND") {
+			o.refuse(Finding{Check: "files", Object: f.String(), Field: "events", Found: "EPOLLWAKEUP", Allowed: "none that keeps the node awake, for lack of CAP_BLOCK_SUSPEND"})
+		}
 	}
 	return nil
 }

@@ -32,6 +32,9 @@ func (v *verifier) limits() error {
 			if t.core.GetThreadCore() == nil {
 				return t.malformed("it says nothing of the thread")
 			}
+			if err := v.registers(t); err != nil {
+				return err
+			}
 			if err := v.signals(t); err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	core_aarch64 "github.com/checkpoint-restore/go-criu/v7/crit/images/core-aarch64"
 	criu_core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/siginfo"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/timer"
@@ -91,6 +92,9 @@ func TestLimits(t *testing.T) {
 		"adopts orphans":                   {rootSpec(set), func(c *criu_core.CoreEntry) { c.Tc.ChildSubreaper = proto.Bool(true) }, ""},
 		"a personality, not restored":      {rootSpec(set), func(c *criu_core.CoreEntry) { c.Tc.Personality = proto.Uint32(0xffffffff) }, ""},
 		"signals":                          {rootSpec(set), signals(128, 128), ""},
+		"the last timer":                   {rootSpec(set), timerID(1 << 24), ""},
+		"a timer to count to":              {rootSpec(set), timerID(1<<24 + 1), "timer"},
+		"the registers of arm64":           {rootSpec(set), arm64Registers(31), ""},
 		"alarm of a user that could be":    {restrictedScore(), posix(unix.CLOCK_REALTIME_ALARM), "clock of timer 3"},
 		"real time of a user with a limit": {restrictedScore(rlimit("RLIMIT_RTPRIO", 1)), sched(unix.SCHED_FIFO, 0, 1), ""},
 	} {
@@ -141,6 +145,27 @@ func signals(process, thread int) func(*criu_core.CoreEntry) {
 	}
 }
 
+func timerID(id uint32) func(*criu_core.CoreEntry) {
+	return func(c *criu_core.CoreEntry) {
+		zero := proto.Uint64(0)
+		c.Tc.Timers.Posix = []*timer.PosixTimerEntry{{
+			ItId: &id, ClockId: proto.Uint32(0), SiSigno: proto.Uint32(14), ItSigevNotify: proto.Uint32(0), SivalPtr: zero, Overrun: proto.Uint32(0),
+			Isec: zero, Insec: zero, Vsec: zero, Vnsec: zero,
+		}}
+	}
+}
+
+func arm64Registers(n int) func(*criu_core.CoreEntry) {
+	return func(c *criu_core.CoreEntry) {
+		zero := proto.Uint64(0)
+		c.TiAarch64 = &core_aarch64.ThreadInfoAarch64{
+			ClearTidAddr: zero, Tls: zero,
+			Gpregs: &core_aarch64.UserAarch64RegsEntry{Regs: make([]uint64, n), Sp: zero, Pc: zero, Pstate: zero},
+			Fpsimd: &core_aarch64.UserAarch64FpsimdContextEntry{Vregs: make([]uint64, 64), Fpsr: proto.Uint32(0), Fpcr: proto.Uint32(0)},
+		}
+	}
+}
+
 func TestLimitsMalformed(t *testing.T) {
 	node(t)
 	for name, attack := range map[string]func(*criu_core.CoreEntry){
@@ -154,6 +179,9 @@ func TestLimitsMalformed(t *testing.T) {
 		"short signal":               signals(127, 128),
 		"short signal of the thread": signals(128, 0),
 		"long signal":                signals(129, 128),
+		"a register too few":         arm64Registers(30),
+		"a register too many":        arm64Registers(32),
+		"no register":                arm64Registers(0),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, spec := range []*specs.Spec{rootSpec(criutest.Capabilities), rootSpec(allCapabilities)} {

@@ -135,6 +135,13 @@ func TestUnixSockets(t *testing.T) {
 	dir := func(dir string) func(*sk_unix.UnixSkEntry) {
 		return func(e *sk_unix.UnixSkEntry) { e.NameDir = &dir }
 	}
+	of := func(uid, gid uint32) func(*sk_unix.UnixSkEntry) {
+		return func(e *sk_unix.UnixSkEntry) { e.FilePerms.Uid, e.FilePerms.Gid = &uid, &gid }
+	}
+	user := func(s *specs.Spec) {
+		s.Process.User, s.Process.NoNewPrivileges = specs.User{UID: 1000, GID: 2000, AdditionalGids: []uint32{3000}}, true
+		s.Process.Capabilities.Ambient = nil
+	}
 	message := func(socket, length, kind uint32, data string, files ...uint32) map[string]string {
 		e := &sk_packet.SkPacketEntry{IdFor: &socket, Length: &length}
 		if kind != 0 {
@@ -165,6 +172,11 @@ func TestUnixSockets(t *testing.T) {
 		"no type":                   {files: one("", func(e *sk_unix.UnixSkEntry) { e.Type = proto.Uint32(3) }), invalid: "type 3"},
 		"no state":                  {files: one("", func(e *sk_unix.UnixSkEntry) { e.State = proto.Uint32(2) }), invalid: "state 2"},
 		"set-user-ID":               {files: one("/a", func(e *sk_unix.UnixSkEntry) { e.FilePerms.Mode = proto.Uint32(0o144755) }), invalid: "mode 0144755"},
+		"a user's":                  {files: one("/a", of(1000, 2000)), spec: user},
+		"of the pod's other group":  {files: one("/a", of(1000, 3000)), spec: user},
+		"root's, of a user":         {files: one("/a", of(0, 2000)), spec: user, finds: "owner: found 0, allowed 1000"},
+		"of a foreign group":        {files: one("/a", of(1000, 0)), spec: user, finds: "group: found 0, allowed 2000, 3000"},
+		"given away":                {files: one("/a", of(4711, 4712))},
 		"no mount":                  {files: one("/a", func(e *sk_unix.UnixSkEntry) { e.MntId = proto.Int32(77) }), invalid: "in no mount"},
 		"no directory":              {files: one("a.sock"), invalid: "in directory"},
 		"relative directory":        {files: one("a.sock", dir("run")), invalid: "in directory"},

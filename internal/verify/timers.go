@@ -7,6 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// maxTimer is the highest number of a timer: CRIU counts so far in some seconds.
+const maxTimer = 1 << 24
+
 // sizeOfSiginfo is that of siginfo_t (SI_MAX_SIZE).
 const sizeOfSiginfo = 128
 
@@ -18,6 +21,10 @@ func (v *verifier) timers(t thread, g granted) error {
 		return t.malformed("it has no timers")
 	}
 	for _, timer := range timers.GetPosix() {
+		// Before Linux 6.16 CRIU makes and deletes timers until one has this number (pie/restorer.c, create_posix_timers).
+		if id := timer.GetItId(); id > maxTimer {
+			v.refuseLimit(t, "timer", fmt.Sprint(id), fmt.Sprintf("numbers up to %d", maxTimer), "take the checkpoint of a container that has made fewer timers since it was started")
+		}
 		switch timer.GetClockId() {
 		case unix.CLOCK_REALTIME_ALARM, unix.CLOCK_BOOTTIME_ALARM:
 			if !g.permitted.has(capWakeAlarm) {

@@ -36,10 +36,31 @@ func (o *openFiles) unixSocket(f *openFile) error {
 	if err := o.socketOptions(f, e.GetOpts(), e.GetNsId()); err != nil {
 		return err
 	}
-	if mode := e.GetFilePerms().GetMode(); mode&^uint32(unix.S_IFSOCK|0o1777) != 0 {
-		return malformed(filesImage, "socket %d: mode %s", f.GetId(), octal(mode))
+	if err := o.socketOwner(f); err != nil {
+		return err
 	}
 	return o.socketName(f)
+}
+
+// socketOwner checks whose the socket becomes at its path, where others may trust it for that: CRIU gives it to
+// whomever the image says (criu/sk-unix.c, restore_file_perms).
+func (o *openFiles) socketOwner(f *openFile) error {
+	e := f.GetUsk().GetFilePerms()
+	if e == nil {
+		return nil
+	}
+	if mode := e.GetMode(); mode&^uint32(unix.S_IFSOCK|0o1777) != 0 {
+		return malformed(filesImage, "socket %d: mode %s", f.GetId(), octal(mode))
+	}
+	const remedy = "set runAsUser, runAsGroup, supplementalGroups and fsGroup as in the pod that was checkpointed"
+	user := o.spec.Process.User
+	if uid := e.GetUid(); uid != user.UID && !o.could("CAP_CHOWN") && !o.could("CAP_SETUID") {
+		o.refuse(Finding{Check: "files", Object: f.String(), Field: "owner", Found: fmt.Sprint(uid), Allowed: fmt.Sprint(user.UID), Remedy: remedy})
+	}
+	if gid := e.GetGid(); gid != user.GID && !slices.Contains(user.AdditionalGids, gid) && !o.could("CAP_CHOWN") && !o.could("CAP_SETGID") {
+		o.refuse(Finding{Check: "files", Object: f.String(), Field: "group", Found: fmt.Sprint(gid), Allowed: list(append([]uint32{user.GID}, user.AdditionalGids...)), Remedy: remedy})
+	}
+	return nil
 }
 
 // socketName checks the path to which CRIU binds the socket, after it has deleted a socket that was there. It looks
