@@ -27,6 +27,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/cri"
 	"github.com/cri-restore/cri-restore/internal/dump"
 	"github.com/cri-restore/cri-restore/internal/hook"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 	"github.com/cri-restore/cri-restore/internal/task"
 	"github.com/cri-restore/cri-restore/internal/turn"
@@ -63,8 +64,13 @@ func init() {
 // initRestore makes the node and binds the task service to it. On a node that
 // cannot restore, the plugin is skipped and containerd goes on without; only
 // containers that are still to be restored are kept from starting afresh.
-func initRestore(ic *plugin.InitContext) (any, error) {
-	node, err := newNode(ic)
+func initRestore(ic *plugin.InitContext) (_ any, retErr error) {
+	defer recovery.Into(ic.Context, &retErr, "initialise")
+	var node *cri.Node
+	err := recovery.Do(ic.Context, "initialise", func() (err error) {
+		node, err = newNode(ic)
+		return err
+	})
 	if err == nil {
 		return node, nil
 	}
@@ -107,7 +113,8 @@ func newDumps(ic *plugin.InitContext, client *containerd.Client, tasks *task.Tas
 // reconcile ends the checkpoints that an earlier containerd was taking, also on a node that does not restore any more: its
 // containers would stay frozen.
 func reconcile(ic *plugin.InitContext, dumps *dump.Store) {
-	if err := dumps.Reconcile(namespaces.WithNamespace(ic.Context, namespace)); err != nil {
+	ctx := namespaces.WithNamespace(ic.Context, namespace)
+	if err := recovery.Do(ctx, "reconcile checkpoints", func() error { return dumps.Reconcile(ctx) }); err != nil {
 		log.G(ic.Context).WithError(err).Warn("some of what cut-off checkpoints had left could not be put right")
 	}
 }

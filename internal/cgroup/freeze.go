@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 // Freeze freezes a container's cgroup, and returns when all processes in it are frozen. A cgroup that is frozen stays
@@ -25,7 +27,8 @@ func Freeze(ctx context.Context, id string) error {
 		return fmt.Errorf("no process of container %s: %w", id, errdefs.ErrNotFound)
 	}
 	done := make(chan error, 1)
-	go func() { done <- freeze(pids[0], id) }() // it cannot be interrupted, and ends with the cgroup at the latest
+	// It cannot be interrupted, and ends with the cgroup at the latest.
+	go func() { done <- recovery.Do(ctx, "freeze", func() error { return freeze(pids[0], id) }) }()
 	select {
 	case err = <-done:
 	case <-ctx.Done():

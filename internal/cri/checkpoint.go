@@ -20,13 +20,15 @@ import (
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/dump"
 	"github.com/cri-restore/cri-restore/internal/policy"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // CheckpointContainer checkpoints a running container into an archive, or straight into a checkpoint image, and
 // lets it run on. The archive holds what containerd's own CheckpointContainer writes
 // (internal/cri/server/container_checkpoint_linux.go).
-func (s *Runtime) CheckpointContainer(ctx context.Context, r *runtime.CheckpointContainerRequest) (*runtime.CheckpointContainerResponse, error) {
+func (s *Runtime) CheckpointContainer(ctx context.Context, r *runtime.CheckpointContainerRequest) (_ *runtime.CheckpointContainerResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "CheckpointContainer")
 	if s.node.NoCRIU {
 		return s.RuntimeServiceServer.CheckpointContainer(ctx, r) // which says so
 	}
@@ -119,6 +121,7 @@ func (s *Runtime) checkpoint(ctx context.Context, location string, c *containers
 	defer func() { span.SetStatus(retErr); span.End() }()
 	began := time.Now()
 	defer func() { observeCheckpoint(began, retErr) }()
+	defer recovery.Into(ctx, &retErr, "checkpoint")
 
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := s.tryCheckpoint(ctx, location, c, status)

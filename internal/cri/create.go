@@ -15,13 +15,15 @@ import (
 	"github.com/cri-restore/cri-restore/internal/image"
 	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/policy"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // CreateContainer creates a container. If its image is a checkpoint, the
 // container is created from the checkpoint's base image and prepared so that
 // its start is a restore.
-func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (*runtime.CreateContainerResponse, error) {
+func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (_ *runtime.CreateContainerResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "CreateContainer")
 	began := time.Now()
 	ref := r.GetConfig().GetImage().GetImage()
 	if policy.IsArchive(ref) {
@@ -80,6 +82,7 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 			undo.run(ctx)
 		}
 	}()
+	defer recovery.Into(ctx, &retErr, "restore") // after the undo list was, which therefore sees the error
 	leased, release, err := s.node.lease(ctx, record.ID)
 	if err != nil {
 		return nil, err

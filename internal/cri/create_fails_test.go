@@ -7,15 +7,18 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/restore"
+	"github.com/cri-restore/cri-restore/internal/turn"
 )
 
 // sources are the two places that a checkpoint comes from. Each returns the image name of the request.
@@ -104,23 +107,39 @@ func TestCreateLeavesNothingWhenItsCallerIsGone(t *testing.T) {
 	})
 }
 
-type killed struct{}
+// A mistake of ours, at any moment: the request fails and everything is taken back, its turn with it.
+func TestCreateSurvivesAPanic(t *testing.T) {
+	every(t, func(t *testing.T, w *world, r *runtime.CreateContainerRequest, at int, _ string) {
+		w.node.Restores.Turns = turn.New(1)
+		before := w.inventory()
+		w.faults.arm(at, func(string) error { panic("a mistake") })
+		_, err := w.runtime.CreateContainer(w.ctx, r)
+		w.faults.disarm()
+		if !errdefs.IsInternal(err) || !strings.Contains(err.Error(), "panic: a mistake") {
+			t.Fatalf("got %v", err)
+		}
+		w.unchanged(before)
+		ctx, cancel := context.WithTimeout(w.ctx, time.Minute) // for a turn that was not given back
+		defer cancel()
+		resp, err := w.runtime.CreateContainer(ctx, r)
+		check(t, err)
+		w.ready(resp.ContainerId)
+	})
+}
 
 // containerd is killed, at any moment: nothing is undone. When it starts again there is nothing that belongs to
 // no container, and a container that is not ready says so.
 func TestCrashDuringCreate(t *testing.T) {
 	every(t, func(t *testing.T, w *world, r *runtime.CreateContainerRequest, at int, _ string) {
 		before := w.inventory()
-		w.faults.arm(at, func(string) error { panic(killed{}) })
-		func() {
-			defer func() {
-				if v := recover(); v != (killed{}) {
-					t.Fatalf("recovered %v", v)
-				}
-			}()
+		w.faults.arm(at, func(string) error { goruntime.Goexit(); return nil }) // no error and no panic is to be seen
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
 			_, err := w.runtime.CreateContainer(w.ctx, r)
 			t.Errorf("survived: %v", err)
 		}()
+		<-gone
 		w.faults.disarm()
 		never := func(context.Context, string) (bool, error) { return false, nil }
 		for range 2 {

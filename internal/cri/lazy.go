@@ -8,6 +8,7 @@ import (
 
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/policy"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 // lazily decides whether a restore is to be lazy, by what was asked for and how much memory there is.
@@ -36,18 +37,22 @@ const reasonPagesLost = "RestoreError"
 
 // ContainerStatus says of a container that was killed because its memory did not arrive that this was why.
 // kubelet shows it as the reason of the container's end.
-func (s *Runtime) ContainerStatus(ctx context.Context, r *runtime.ContainerStatusRequest) (*runtime.ContainerStatusResponse, error) {
+func (s *Runtime) ContainerStatus(ctx context.Context, r *runtime.ContainerStatusRequest) (_ *runtime.ContainerStatusResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "ContainerStatus")
 	resp, err := s.RuntimeServiceServer.ContainerStatus(ctx, r)
 	st := resp.GetStatus()
 	if err != nil || st.GetState() != runtime.ContainerState_CONTAINER_EXITED || st.GetExitCode() == 0 || st.GetMessage() != "" {
 		return resp, err
 	}
-	_, record, rerr := s.node.Restores.Get(ctx, st.GetId())
-	if rerr != nil {
-		return resp, nil //nolint:nilerr // an ordinary container, or one that is gone
-	}
-	if lost := s.node.Restores.Lost(record); lost != "" {
-		st.Reason, st.Message = reasonPagesLost, "memory of the checkpoint did not arrive: "+lost
-	}
+	// A mistake here must not hide a container from the kubelet.
+	recovery.Run(ctx, "reason of a container's end", func() {
+		_, record, err := s.node.Restores.Get(ctx, st.GetId())
+		if err != nil {
+			return // an ordinary container, or one that is gone
+		}
+		if lost := s.node.Restores.Lost(record); lost != "" {
+			st.Reason, st.Message = reasonPagesLost, "memory of the checkpoint did not arrive: "+lost
+		}
+	})
 	return resp, nil
 }

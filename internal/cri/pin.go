@@ -6,13 +6,15 @@ import (
 	"github.com/containerd/log"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // ListImages lists the node's images. Checkpoint images of which there are containers are shown as pinned: the kubelet's
 // garbage collection knows one image of a container, which is the base image, and would remove the
 // other one, which the restart of the container needs again. (kubernetes: pkg/kubelet/images/image_gc_manager.go.)
-func (s *Images) ListImages(ctx context.Context, r *runtime.ListImagesRequest) (*runtime.ListImagesResponse, error) {
+func (s *Images) ListImages(ctx context.Context, r *runtime.ListImagesRequest) (_ *runtime.ListImagesResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "ListImages")
 	resp, err := s.ImageServiceServer.ListImages(ctx, r)
 	if err != nil || len(resp.GetImages()) == 0 {
 		return resp, err

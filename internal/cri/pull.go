@@ -13,13 +13,15 @@ import (
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/image"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // PullImage pulls an image, and with a checkpoint image also its base image:
 // the kubelet gives a pull as long as it takes, and the creation of a container
 // two minutes.
-func (s *Images) PullImage(ctx context.Context, r *runtime.PullImageRequest) (*runtime.PullImageResponse, error) {
+func (s *Images) PullImage(ctx context.Context, r *runtime.PullImageRequest) (_ *runtime.PullImageResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "PullImage")
 	resp, err := s.ImageServiceServer.PullImage(ctx, r)
 	if err != nil {
 		return nil, err

@@ -159,16 +159,22 @@ func TestPullLeavesNothingWhateverFails(t *testing.T) {
 		check(t, err)
 		return w.faults.disarm()
 	}()
-	for at, call := range count {
-		t.Run(fmt.Sprintf("%d %s", at, call), func(t *testing.T) {
+	for i := range 2 * len(count) {
+		at, call, panics := i/2, count[i/2], i%2 == 1
+		t.Run(fmt.Sprintf("%d %s panics %t", at, call, panics), func(t *testing.T) {
 			w := newWorld(t)
 			w.checkpointImage(checkpointName, w.files())
 			w.withoutBase()
 			before := w.inventory()
-			w.faults.arm(at+1, nil)
+			w.faults.arm(at+1, func(string) error {
+				if panics {
+					panic("a mistake")
+				}
+				return errInjected
+			})
 			_, err := w.service.PullImage(w.ctx, pullRequest(checkpointName))
 			w.faults.disarm()
-			if err != nil && !errors.Is(err, errInjected) && !errdefs.IsFailedPrecondition(err) {
+			if err != nil && !errors.Is(err, errInjected) && !errdefs.IsFailedPrecondition(err) && (!panics || !errdefs.IsInternal(err)) {
 				t.Errorf("%v", err)
 			}
 			after := w.inventory()

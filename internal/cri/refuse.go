@@ -11,6 +11,7 @@ import (
 
 	"github.com/cri-restore/cri-restore/internal/image"
 	"github.com/cri-restore/cri-restore/internal/policy"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -36,7 +37,8 @@ func Refuse(c *containerd.Client, r runtime.RuntimeServiceServer, i runtime.Imag
 }
 
 // CreateContainer refuses checkpoint images and leaves the rest to containerd.
-func (s *Refusing) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (*runtime.CreateContainerResponse, error) {
+func (s *Refusing) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (_ *runtime.CreateContainerResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "CreateContainer")
 	ref := r.GetConfig().GetImage().GetImage()
 	img, err := s.detector.Detect(ctx, ref)
 	if err != nil {
@@ -50,7 +52,8 @@ func (s *Refusing) CreateContainer(ctx context.Context, r *runtime.CreateContain
 
 // StartContainer refuses containers that are still to be restored, which would
 // otherwise start from their base image, and leaves the rest to containerd.
-func (s *Refusing) StartContainer(ctx context.Context, r *runtime.StartContainerRequest) (*runtime.StartContainerResponse, error) {
+func (s *Refusing) StartContainer(ctx context.Context, r *runtime.StartContainerRequest) (_ *runtime.StartContainerResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "StartContainer")
 	if id := pending(ctx, s.RuntimeServiceServer, s.containers, r.GetContainerId()); id != "" {
 		return nil, cannotGoOn(ctx, id, s.reason)
 	}
@@ -59,7 +62,8 @@ func (s *Refusing) StartContainer(ctx context.Context, r *runtime.StartContainer
 
 // StartContainer starts a container, or restores it. While it is not known that the node can restore, one that is still to be
 // restored is refused before containerd has begun: to its CRI plugin a start that fails is the last.
-func (s *Runtime) StartContainer(ctx context.Context, r *runtime.StartContainerRequest) (*runtime.StartContainerResponse, error) {
+func (s *Runtime) StartContainer(ctx context.Context, r *runtime.StartContainerRequest) (_ *runtime.StartContainerResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "StartContainer")
 	if !s.node.Able.Passed() {
 		if id := pending(ctx, s.RuntimeServiceServer, s.node.Client.ContainerService(), r.GetContainerId()); id != "" {
 			if err := s.node.Able.Err(ctx); err != nil {

@@ -7,11 +7,13 @@ import (
 	"github.com/containerd/log"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // RemoveContainer removes a container, and what its restore has left.
-func (s *Runtime) RemoveContainer(ctx context.Context, r *runtime.RemoveContainerRequest) (*runtime.RemoveContainerResponse, error) {
+func (s *Runtime) RemoveContainer(ctx context.Context, r *runtime.RemoveContainerRequest) (_ *runtime.RemoveContainerResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "RemoveContainer")
 	record := s.recordOf(ctx, r.GetContainerId())
 	resp, err := s.RuntimeServiceServer.RemoveContainer(ctx, r)
 	if err == nil && record != nil {
@@ -22,7 +24,8 @@ func (s *Runtime) RemoveContainer(ctx context.Context, r *runtime.RemoveContaine
 
 // RemovePodSandbox removes a pod with its containers, and what their restores
 // have left.
-func (s *Runtime) RemovePodSandbox(ctx context.Context, r *runtime.RemovePodSandboxRequest) (*runtime.RemovePodSandboxResponse, error) {
+func (s *Runtime) RemovePodSandbox(ctx context.Context, r *runtime.RemovePodSandboxRequest) (_ *runtime.RemovePodSandboxResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "RemovePodSandbox")
 	records := map[string]*restore.Record{}
 	list, err := s.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: r.GetPodSandboxId()}})
 	if err != nil {
@@ -50,7 +53,12 @@ func (s *Runtime) recordOf(ctx context.Context, id string) *restore.Record {
 	if err != nil {
 		return nil // containerd says why
 	}
-	_, record, err := s.node.Restores.Get(ctx, resp.GetStatus().GetId())
+	var record *restore.Record
+	// A container is removed, whatever its record does to us.
+	err = recovery.Do(ctx, "restore record", func() (err error) {
+		_, record, err = s.node.Restores.Get(ctx, resp.GetStatus().GetId())
+		return err
+	})
 	if err != nil {
 		if !errdefs.IsNotFound(err) {
 			log.G(ctx).WithError(err).Warn("restore record cannot be read, what the restore left stays until containerd starts again")
@@ -63,7 +71,7 @@ func (s *Runtime) recordOf(ctx context.Context, id string) *restore.Record {
 func (s *Runtime) removeRestore(ctx context.Context, record *restore.Record) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	if err := s.node.Restores.Remove(ctx, record); err != nil {
+	if err := recovery.Do(ctx, "remove restore", func() error { return s.node.Restores.Remove(ctx, record) }); err != nil {
 		log.G(ctx).WithError(err).WithField("restore", record.ID).Error("failed to remove what a restore had left")
 	}
 }

@@ -226,3 +226,40 @@ func (s *starting) StartContainer(_ context.Context, r *runtime.StartContainerRe
 	s.started = append(s.started, r.GetContainerId())
 	return &runtime.StartContainerResponse{}, nil
 }
+
+// A container goes, whatever its record does to us, and what its restore has left goes when containerd starts again.
+func TestRemoveContainerSurvivesAPanic(t *testing.T) {
+	w := newWorld(t)
+	image := w.checkpointImage(checkpointName, w.files())
+	before := w.inventory()
+	id, _ := w.restored(image, "counter", sandbox)
+	w.faults.arm(1, func(string) error { panic("a mistake") }) // the get of the container
+	_, err := w.runtime.RemoveContainer(w.ctx, &runtime.RemoveContainerRequest{ContainerId: id})
+	check(t, err)
+	if made := w.faults.disarm(); len(made) == 0 || made[0] != "get container" {
+		t.Errorf("calls %q", made)
+	}
+	check(t, w.node.Restores.Reconcile(w.ctx, func(context.Context, string) (bool, error) { return false, nil }))
+	w.node.Restores.Wait()
+	w.unchanged(before)
+}
+
+type exited struct{ *fakeRuntime }
+
+func (exited) ContainerStatus(_ context.Context, r *runtime.ContainerStatusRequest) (*runtime.ContainerStatusResponse, error) {
+	return &runtime.ContainerStatusResponse{Status: &runtime.ContainerStatus{
+		Id: r.GetContainerId(), State: runtime.ContainerState_CONTAINER_EXITED, ExitCode: 137,
+	}}, nil
+}
+
+// The kubelet sees a container's status, whatever its record does to us.
+func TestContainerStatusSurvivesAPanic(t *testing.T) {
+	w := newWorld(t)
+	w.runtime.RuntimeServiceServer = exited{w.inner}
+	w.faults.arm(1, func(string) error { panic("a mistake") })
+	resp, err := w.runtime.ContainerStatus(w.ctx, &runtime.ContainerStatusRequest{ContainerId: "c1"})
+	check(t, err)
+	if made := w.faults.disarm(); len(made) != 1 || resp.GetStatus().GetExitCode() != 137 {
+		t.Errorf("calls %q, status %v", made, resp)
+	}
+}

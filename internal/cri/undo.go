@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/containerd/log"
+
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 // undoList takes back the steps of a request that failed, the last one first.
@@ -25,7 +27,7 @@ func (u undoList) run(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	for _, s := range slices.Backward(u) {
-		if err := s.do(ctx); err != nil {
+		if err := recovery.Do(ctx, s.what, func() error { return s.do(ctx) }); err != nil {
 			log.G(ctx).WithError(err).Errorf("failed to undo a restore: %s", s.what)
 		}
 	}

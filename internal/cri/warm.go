@@ -5,6 +5,7 @@ import (
 
 	"github.com/containerd/log"
 
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -13,13 +14,13 @@ import (
 func warm(ctx context.Context, dir string) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
-	go func() {
+	recovery.Go(ctx, "read pages ahead", func() {
 		defer close(done)
 		defer cancel()
 		if err := restore.Warm(ctx, dir); err != nil && ctx.Err() == nil {
 			log.G(ctx).WithError(err).Debug("failed to read a checkpoint's pages ahead")
 		}
-	}()
+	})
 	return func() {
 		cancel()
 		<-done

@@ -1,6 +1,7 @@
 package criu
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,8 @@ import (
 	ipc_var "github.com/checkpoint-restore/go-criu/v7/crit/images/ipc-var"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/utsns"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 // WriteUTS writes the image from which CRIU takes host and domain name, with those
@@ -91,13 +94,12 @@ func within(path string, kind int, f func() error) error {
 	go func() {
 		// Never unlocked: the thread ends with the goroutine, nothing else runs on it.
 		runtime.LockOSThread()
-		err := unix.Setns(fd, kind)
-		if err != nil {
-			err = fmt.Errorf("enter %s: %w", path, err)
-		} else {
-			err = f()
-		}
-		done <- err
+		done <- recovery.Do(context.Background(), "pod namespace", func() error {
+			if err := unix.Setns(fd, kind); err != nil {
+				return fmt.Errorf("enter %s: %w", path, err)
+			}
+			return f()
+		})
 	}()
 	return <-done
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 const (
@@ -107,7 +108,7 @@ func (d *Dump) frozen(ctx context.Context, f func() error) (retErr error) {
 	if _, err := d.store.Tasks.Pause(context.WithoutCancel(ctx), &api.PauseTaskRequest{ContainerID: d.container.ID}); err != nil {
 		return fmt.Errorf("freeze container %s: %w", d.container.ID, errgrpc.ToNative(err))
 	}
-	return f()
+	return recovery.Do(ctx, "checkpoint", f)
 }
 
 // resume lets a container run on that may be frozen. One that has ended meanwhile needs nothing.

@@ -281,6 +281,21 @@ func TestEnsureTimeout(t *testing.T) {
 	}
 }
 
+// Out of a panic singleflight would make one that ends the process.
+func TestEnsureSurvivesAPanic(t *testing.T) {
+	w, cri := newWorld(t), &fakeCRI{}
+	target, _ := pulls(w, cri)
+	working := cri.pull
+	cri.pull = func(context.Context, *runtime.PullImageRequest) (string, error) { panic("a mistake") }
+	bases := NewBases(cri, w.reads, time.Minute)
+	if _, err := bases.Ensure(w.ctx, request(repo+"@"+target.Digest.String())); !errdefs.IsInternal(err) {
+		t.Errorf("got %v", err)
+	}
+	cri.pull = working
+	_, err := bases.Ensure(w.ctx, request(repo+"@"+target.Digest.String()))
+	check(t, err)
+}
+
 func TestEnsurePullErrors(t *testing.T) {
 	for name, c := range map[string]struct {
 		err    error

@@ -19,6 +19,8 @@ import (
 	"github.com/containerd/log"
 	"go.opentelemetry.io/otel/trace"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 // annotationHandler of a pod names its runtime handler to containerd before 2.5
@@ -31,8 +33,9 @@ const answerTime = 2 * time.Second
 // pull returns the ID of the image that ref names when it has been pulled,
 // verified and unpacked.
 func (b *Bases) pull(ctx context.Context, ref baseReference, r Request) (string, error) {
-	done := b.pulls.DoChan(pullKey(ref, r), func() (any, error) {
+	done := b.pulls.DoChan(pullKey(ref, r), func() (id any, err error) {
 		ctx := detach(ctx)
+		defer recovery.Into(ctx, &err, "pull base image") // out of which singleflight makes one that nobody can recover from
 		if b.timeout > 0 {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, b.timeout)

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/log"
 
 	"github.com/cri-restore/cri-restore/internal/mounts"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 // removedDir is where directories wait for their removal, which takes as long as the files in them are large and
@@ -55,7 +56,7 @@ func (s *Store) removeMany(ctx context.Context, parents []string, unknown func(n
 			continue // nothing, now or from an earlier time
 		}
 		s.background.Go(func() {
-			if err := removeAll(dir); err != nil {
+			if err := recovery.Do(ctx, "remove earlier restores", func() error { return removeAll(dir) }); err != nil {
 				log.G(ctx).WithError(err).Warn("what earlier restores had left is not removed, the next start of containerd tries again")
 			}
 		})

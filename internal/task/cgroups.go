@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/cgroup"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 // cgroups stands in for the shim where that does not know a restored task's
@@ -48,7 +49,7 @@ func newCgroups(ctx context.Context, publisher events.Publisher) (*cgroups, erro
 	if err != nil {
 		return nil, fmt.Errorf("watch for OOM kills: %w", err)
 	}
-	go w.Run(ctx)
+	recovery.Go(ctx, "watch for OOM kills", func() { w.Run(ctx) })
 	return &cgroups{watcher: w, set: map[string]any{}}, nil
 }
 

@@ -13,12 +13,14 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/phase"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // Create creates the task of a container. For one with a restore record the
 // shim gets CRIU's directories, and its Start will be a restore.
-func (t *Tasks) Create(ctx context.Context, r *api.CreateTaskRequest, opts ...grpc.CallOption) (*api.CreateTaskResponse, error) {
+func (t *Tasks) Create(ctx context.Context, r *api.CreateTaskRequest, opts ...grpc.CallOption) (_ *api.CreateTaskResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "create task")
 	b := t.bound.Load()
 	if b == nil {
 		if err := t.guard.Load().refuse(ctx, r.ContainerID); err != nil {
@@ -41,19 +43,25 @@ func (t *Tasks) Create(ctx context.Context, r *api.CreateTaskRequest, opts ...gr
 		return nil, errgrpc.ToGRPC(fmt.Errorf("container %s is restored from %s, another checkpoint cannot be given: %w",
 			r.ContainerID, rec.Image, errdefs.ErrInvalidArgument))
 	}
-	changed, err := b.prepare(ctx, c, rec, r)
-	if err != nil {
-		err = errgrpc.ToGRPC(fmt.Errorf("restore of container %s: %w", r.ContainerID, err))
-	} else if resp, cerr := t.TasksClient.Create(ctx, changed, opts...); cerr == nil {
+	resp, err := t.createRestored(ctx, b, c, rec, r, opts...)
+	if err == nil {
 		return resp, nil
-	} else {
-		err = cerr
 	}
 	if !rec.Ended && !rec.Draining && !errdefs.IsAlreadyExists(errgrpc.ToNative(err)) {
 		// To the CRI plugin the container has exited, there will be no other try.
 		b.end(ctx, r.ContainerID)
 	}
 	return nil, err
+}
+
+// createRestored creates the task of a container with a restore record.
+func (t *Tasks) createRestored(ctx context.Context, b *binding, c *containers.Container, rec *restore.Record, r *api.CreateTaskRequest, opts ...grpc.CallOption) (_ *api.CreateTaskResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "prepare restore")
+	changed, err := b.prepare(ctx, c, rec, r)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("restore of container %s: %w", r.ContainerID, err))
+	}
+	return t.TasksClient.Create(ctx, changed, opts...)
 }
 
 // prepare makes everything ready for CRIU and returns the request by which the

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cri-restore/cri-restore/internal/pageserver"
 	"github.com/cri-restore/cri-restore/internal/phase"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -50,7 +51,8 @@ func (b *binding) drain(ctx context.Context, id string, rec *restore.Record, pid
 	if err := join(int(pid), server.PID()); err != nil {
 		l.WithError(err).Warn("the page server is not in the container's cgroup")
 	}
-	go b.settle(ctx, id, rec, server, time.Now())
+	began := time.Now()
+	recovery.Go(ctx, "settle lazy restore", func() { b.settle(ctx, id, rec, server, began) })
 }
 
 // resume looks after a lazy restore again after a restart of containerd.
@@ -73,7 +75,8 @@ func (b *binding) resume(ctx context.Context, id string, rec *restore.Record) er
 	if err != nil {
 		return fmt.Errorf("lazy restore of container %s: %w", id, err)
 	}
-	go b.settle(context.WithoutCancel(ctx), id, rec, server, time.Time{})
+	ctx = context.WithoutCancel(ctx)
+	recovery.Go(ctx, "settle lazy restore", func() { b.settle(ctx, id, rec, server, time.Time{}) })
 	return nil
 }
 

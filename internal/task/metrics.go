@@ -15,11 +15,14 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 // Metrics adds the restored tasks, for which their shim has no answer, to what
 // the inner service collects.
-func (t *Tasks) Metrics(ctx context.Context, r *api.MetricsRequest, opts ...grpc.CallOption) (*api.MetricsResponse, error) {
+func (t *Tasks) Metrics(ctx context.Context, r *api.MetricsRequest, opts ...grpc.CallOption) (_ *api.MetricsResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "task metrics")
 	resp, err := t.TasksClient.Metrics(ctx, r, opts...)
 	b := t.bound.Load()
 	if err != nil || b == nil {

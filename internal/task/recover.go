@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -25,37 +26,39 @@ func (t *Tasks) recover(ctx context.Context, b *binding) error {
 	}
 	var errs []error
 	for _, id := range restored {
-		_, rec, err := b.restores.Get(ctx, id)
-		if err != nil {
-			rec = &restore.Record{} // of a newer plugin
-		}
-		resp, err := t.TasksClient.Get(ctx, &api.GetRequest{ContainerID: id})
-		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
-			if rec.Draining {
-				errs = append(errs, b.resume(ctx, id, rec))
-			}
-			continue
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("task of restored container %s: %w", id, err))
-			continue
-		}
-		if resp.Process.Status != tasktypes.Status_CREATED {
-			b.cgroups.watch(ctx, id, resp.Process.Pid)
-			if rec.Lazy && !rec.Ended {
-				errs = append(errs, b.resume(ctx, id, rec))
-			}
-			continue
-		}
-		log.G(ctx).WithField("container", id).Warn("the restore of a container was cut off, it can be started again")
-		if err := t.abandon(ctx, b, id); err != nil {
-			// With the task its directories are deleted, in which something may still be mounted.
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, t.discard(ctx, id))
+		// One that cannot be put right must not keep the others from it.
+		errs = append(errs, recovery.Do(ctx, "recover restored task", func() error { return t.recoverOne(ctx, b, id) }))
 	}
 	return errors.Join(errs...)
+}
+
+func (t *Tasks) recoverOne(ctx context.Context, b *binding, id string) error {
+	_, rec, err := b.restores.Get(ctx, id)
+	if err != nil {
+		rec = &restore.Record{} // of a newer plugin
+	}
+	resp, err := t.TasksClient.Get(ctx, &api.GetRequest{ContainerID: id})
+	if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+		if rec.Draining {
+			return b.resume(ctx, id, rec)
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("task of restored container %s: %w", id, err)
+	}
+	if resp.Process.Status != tasktypes.Status_CREATED {
+		b.cgroups.watch(ctx, id, resp.Process.Pid)
+		if rec.Lazy && !rec.Ended {
+			return b.resume(ctx, id, rec)
+		}
+		return nil
+	}
+	log.G(ctx).WithField("container", id).Warn("the restore of a container was cut off, it can be started again")
+	if err := t.abandon(ctx, b, id); err != nil {
+		return err // with the task its directories are deleted, in which something may still be mounted
+	}
+	return t.discard(ctx, id)
 }
 
 func (t *Tasks) discard(ctx context.Context, id string) error {

@@ -13,7 +13,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/cri-restore/cri-restore/internal/pageserver"
 	"github.com/cri-restore/cri-restore/internal/phase"
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -35,7 +37,8 @@ var starts = func() metrics.LabeledTimer {
 
 // Start starts a task's process. For a container with a restore record that is
 // the restore; its failure is told in CRIU's own words.
-func (t *Tasks) Start(ctx context.Context, r *api.StartRequest, opts ...grpc.CallOption) (*api.StartResponse, error) {
+func (t *Tasks) Start(ctx context.Context, r *api.StartRequest, opts ...grpc.CallOption) (_ *api.StartResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "start task")
 	b := t.bound.Load()
 	if b == nil || r.ExecID != "" {
 		return t.TasksClient.Start(ctx, r, opts...)
@@ -61,14 +64,31 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 		return nil, err
 	}
 	defer done() // not of the memory that arrives afterwards
-	server := b.serve(ctx, r.ContainerID, rec)
-	began := time.Now()
-	var resp *api.StartResponse
-	err = rec.Times.Do(ctx, phase.CRIU, func(ctx context.Context) (err error) {
-		resp, err = t.startOrKill(ctx, r, opts...)
-		return err
+	var (
+		server *pageserver.Server
+		resp   *api.StartResponse
+	)
+	// A panic is a restore that failed, also one after the processes have begun to run: the CRI plugin takes them for dead.
+	err = recovery.Do(ctx, "restore", func() (err error) {
+		server = b.serve(ctx, r.ContainerID, rec)
+		began := time.Now()
+		err = rec.Times.Do(ctx, phase.CRIU, func(ctx context.Context) (err error) {
+			resp, err = t.startOrKill(ctx, r, opts...)
+			return err
+		})
+		starts.WithValues(status.Code(err).String()).UpdateSince(began)
+		if err != nil {
+			return err
+		}
+		b.cgroups.watch(ctx, r.ContainerID, resp.GetPid())
+		b.restored(ctx, r.ContainerID, rec, server != nil)
+		if server == nil {
+			b.end(ctx, r.ContainerID)
+			return nil
+		}
+		b.drain(ctx, r.ContainerID, rec, resp.GetPid(), server)
+		return nil
 	})
-	starts.WithValues(status.Code(err).String()).UpdateSince(began)
 	if err != nil {
 		err = t.failed(ctx, b, r.ContainerID, rec, err)
 		if server != nil {
@@ -77,13 +97,6 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 		b.end(ctx, r.ContainerID)
 		return nil, err
 	}
-	b.cgroups.watch(ctx, r.ContainerID, resp.GetPid())
-	b.restored(ctx, r.ContainerID, rec, server != nil)
-	if server == nil {
-		b.end(ctx, r.ContainerID)
-		return resp, nil
-	}
-	b.drain(ctx, r.ContainerID, rec, resp.GetPid(), server)
 	return resp, nil
 }
 
@@ -127,7 +140,10 @@ func (t *Tasks) startOrKill(ctx context.Context, r *api.StartRequest, opts ...gr
 	)
 	go func() {
 		defer close(done)
-		resp, err = t.TasksClient.Start(inner, r, opts...)
+		err = recovery.Do(ctx, "restore processes", func() (err error) {
+			resp, err = t.TasksClient.Start(inner, r, opts...)
+			return err
+		})
 	}()
 	select {
 	case <-done:

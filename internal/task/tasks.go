@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/log"
 	"google.golang.org/grpc"
 
+	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -82,7 +83,10 @@ func (t *Tasks) Bind(ctx context.Context, s *restore.Store, publisher events.Pub
 		return err
 	}
 	b := &binding{restores: s, cgroups: cg, namespace: namespace}
-	if err := errors.Join(t.recover(ctx, b), s.Reconcile(ctx, t.started)); err != nil {
+	if err := errors.Join(
+		recovery.Do(ctx, "recover restored tasks", func() error { return t.recover(ctx, b) }),
+		recovery.Do(ctx, "reconcile restores", func() error { return s.Reconcile(ctx, t.started) }),
+	); err != nil {
 		log.G(ctx).WithError(err).Warn("some of what earlier restores had left could not be put right")
 	}
 	t.bound.Store(b)
@@ -104,7 +108,8 @@ func (t *Tasks) started(ctx context.Context, id string) (bool, error) {
 
 // Delete deletes a task. What a killed restore has mounted below the task's
 // directories is unmounted first, or it would be deleted with them.
-func (t *Tasks) Delete(ctx context.Context, r *api.DeleteTaskRequest, opts ...grpc.CallOption) (*api.DeleteResponse, error) {
+func (t *Tasks) Delete(ctx context.Context, r *api.DeleteTaskRequest, opts ...grpc.CallOption) (_ *api.DeleteResponse, retErr error) {
+	defer recovery.Into(ctx, &retErr, "delete task")
 	b := t.bound.Load()
 	if b == nil {
 		return t.TasksClient.Delete(ctx, r, opts...)
