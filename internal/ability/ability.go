@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/log"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 // checkTimeout bounds one round of the checks. It is patience with a CRIU that hangs.
@@ -65,7 +67,8 @@ func (a *Ability) Err(ctx context.Context) error {
 
 // begin joins the round of checks that is being made, or makes one.
 func (a *Ability) begin(ctx context.Context) <-chan singleflight.Result {
-	return a.round.DoChan("", func() (any, error) {
+	return a.round.DoChan("", func() (_ any, retErr error) {
+		defer recovery.Into(ctx, &retErr, a.what)
 		if a.passed.Load() {
 			return nil, nil
 		}
@@ -82,7 +85,7 @@ func (a *Ability) run(ctx context.Context) error {
 	errs := make([]error, len(a.checks))
 	var all sync.WaitGroup
 	for i, check := range a.checks {
-		all.Go(func() { errs[i] = check(ctx) })
+		all.Go(func() { errs[i] = recovery.Do(ctx, a.what, func() error { return check(ctx) }) })
 	}
 	all.Wait()
 	var joined error // on one line: it ends up in a log and in CRI errors

@@ -17,6 +17,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
 // Compressor compresses CRIU's images of pages while CRIU writes them, by zstd at its fastest level, so that little is left to
@@ -56,13 +58,18 @@ func NewCompressor(dir, scratch string) (*Compressor, error) {
 	}
 	c := &Compressor{images: filepath.Join(dir, metadata.CheckpointDirectory), scratch: scratch, watcher: watcher, encoder: encoder,
 		stopping: make(chan struct{}), ended: make(chan struct{})}
-	go c.follow()
+	go func() {
+		defer close(c.ended)
+		// Not of a request's context: the compressor ends when it is closed.
+		if err := recovery.Do(context.Background(), "compress checkpoint", func() error { c.follow(); return nil }); err != nil {
+			c.err = err
+		}
+	}()
 	return c, nil
 }
 
 // follow compresses what there is whenever something was written. What it misses is done at the end.
 func (c *Compressor) follow() {
-	defer close(c.ended)
 	for {
 		select {
 		case <-c.stopping:
