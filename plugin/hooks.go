@@ -53,6 +53,9 @@ func decorate(ic *plugin.InitContext, inner hook.CRIServices) (hook.CRIServices,
 		return inner, err
 	}
 	n.NoCRIU = criuDisabled(ic)
+	if err := exportRuncs(ic, n.Restores.Runc); err != nil {
+		return inner, err
+	}
 	r, i := cri.New(n, inner.Runtime, inner.Images)
 	return hook.CRIServices{Runtime: r, Images: i}, nil
 }
@@ -79,17 +82,6 @@ func criuDisabled(ic *plugin.InitContext) bool {
 // supported looks for what a restore needs on the node and what can be seen at once: a CRIU that is new enough, and
 // runc's shim. What it finds is exported, for ctr plugins ls -d. What takes longer is for [abilities].
 func supported(ic *plugin.InitContext) error {
-	path := os.Getenv("PATH")
-	if shims, err := ic.GetSingle(plugins.ShimPlugin); err == nil {
-		if e, ok := shims.(interface{ Env() []string }); ok {
-			for _, v := range slices.Backward(e.Env()) {
-				if p, ok := strings.CutPrefix(v, "PATH="); ok {
-					path = p
-					break
-				}
-			}
-		}
-	}
 	if _, err := exec.LookPath(shim); err != nil {
 		self, serr := os.Executable()
 		if serr != nil {
@@ -99,7 +91,7 @@ func supported(ic *plugin.InitContext) error {
 			return skip(fmt.Errorf("%w: install it beside containerd", err))
 		}
 	}
-	binary, err := criu.Find(path)
+	binary, err := criu.Find(shimPath(ic))
 	if err != nil {
 		return skip(err)
 	}
@@ -112,6 +104,20 @@ func supported(ic *plugin.InitContext) error {
 	ic.Meta.Exports["criu_path"] = binary
 	ic.Meta.Exports["criu_version"] = version.String()
 	return nil
+}
+
+// shimPath is the PATH with which shims start runc, and runc CRIU.
+func shimPath(ic *plugin.InitContext) string {
+	if shims, err := ic.GetSingle(plugins.ShimPlugin); err == nil {
+		if e, ok := shims.(interface{ Env() []string }); ok {
+			for _, v := range slices.Backward(e.Env()) {
+				if p, ok := strings.CutPrefix(v, "PATH="); ok {
+					return p
+				}
+			}
+		}
+	}
+	return os.Getenv("PATH")
 }
 
 // abilities returns whether the node can restore, by checks that take too long for the start of containerd: they run beside it,

@@ -29,6 +29,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/hook"
 	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
+	"github.com/cri-restore/cri-restore/internal/runc"
 	"github.com/cri-restore/cri-restore/internal/task"
 	"github.com/cri-restore/cri-restore/internal/turn"
 )
@@ -160,6 +161,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 		Limits:      s.limits,
 		CRIUConfig:  config.CRIUConfig,
 		Pages:       pages,
+		Runc:        &runc.Binaries{Path: shimPath(ic)},
 		Turns:       turn.New(config.MaxConcurrentRestores),
 	}
 	dumps := newDumps(ic, client, tasks, meta)

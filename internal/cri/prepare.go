@@ -64,6 +64,9 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", id, err)
 	}
+	if err := s.node.Restores.CheckRuntime(ctx, nil, container.Runtime.Options); err != nil {
+		return nil, err
+	}
 	spec, err := specOf(&container)
 	if err != nil {
 		return nil, err

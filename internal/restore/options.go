@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -18,6 +19,31 @@ const RuntimeRunc = "io.containerd.runc.v2"
 // with CRIU's directories added. Options of a task replace the container's (containerd: core/runtime/v2/shim.go), so
 // they have to hold all of them.
 func TaskOptions(request, container typeurl.Any, images, work string) (*anypb.Any, error) {
+	merged, err := runtimeOptions(request, container)
+	if err != nil {
+		return nil, err
+	}
+	merged.CriuImagePath = images
+	merged.CriuWorkPath = work
+	out, err := typeurl.MarshalAnyToProto(merged)
+	if err != nil {
+		return nil, fmt.Errorf("runtime options: %w", err)
+	}
+	return out, nil
+}
+
+// CheckRuntime refuses a runc that must not restore. The options are those of [TaskOptions]. The error is of class
+// errdefs.ErrFailedPrecondition and names the file.
+func (s *Store) CheckRuntime(ctx context.Context, request, container typeurl.Any) error {
+	merged, err := runtimeOptions(request, container)
+	if err != nil || s.Runc == nil {
+		return err
+	}
+	_, _, err = s.Runc.Version(ctx, merged.BinaryName)
+	return err
+}
+
+func runtimeOptions(request, container typeurl.Any) (*options.Options, error) {
 	merged := &options.Options{}
 	from := request
 	if from == nil || from.GetTypeUrl() == "" {
@@ -32,11 +58,5 @@ func TaskOptions(request, container typeurl.Any, images, work string) (*anypb.An
 			return nil, fmt.Errorf("runtime options: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 	}
-	merged.CriuImagePath = images
-	merged.CriuWorkPath = work
-	out, err := typeurl.MarshalAnyToProto(merged)
-	if err != nil {
-		return nil, fmt.Errorf("runtime options: %w", err)
-	}
-	return out, nil
+	return merged, nil
 }

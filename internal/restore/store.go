@@ -19,6 +19,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/pageserver"
+	"github.com/cri-restore/cri-restore/internal/runc"
 	"github.com/cri-restore/cri-restore/internal/turn"
 )
 
@@ -44,6 +45,8 @@ type Store struct {
 	CRIUConfig string
 	// Turns bounds how many restores work at a time.
 	Turns *turn.Queue
+	// Runc are the node's runc binaries, nil for any.
+	Runc *runc.Binaries
 	// Pages are the programs for lazy restores, nil on a node that cannot do them.
 	Pages *Pages
 

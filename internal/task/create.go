@@ -67,6 +67,10 @@ func (t *Tasks) createRestored(ctx context.Context, b *binding, c *containers.Co
 // prepare makes everything ready for CRIU and returns the request by which the
 // shim learns of it.
 func (b *binding) prepare(ctx context.Context, c *containers.Container, rec *restore.Record, r *api.CreateTaskRequest) (*api.CreateTaskRequest, error) {
+	// Seen at the creation, too, and it may have been exchanged since.
+	if err := b.restores.CheckRuntime(ctx, r.Options, c.Runtime.Options); err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	images, work, err := b.restores.Prepare(ctx, rec)
 	if err != nil {
