@@ -47,12 +47,15 @@ func (d *Dump) changes(ctx context.Context) (func(context.Context, io.Writer) er
 		return nil, err
 	}
 	// The mount of the process itself: mounting its snapshot once more may not be possible.
-	root := filepath.Join(d.store.Bundles, d.container.ID, "rootfs")
+	root := d.rootfs()
 	if mounted, err := mountinfo.Mounted(root); err != nil || !mounted {
 		return nil, errors.Join(err, fmt.Errorf("nothing is mounted at %s: %w", root, errdefs.ErrFailedPrecondition))
 	}
 	return func(ctx context.Context, w io.Writer) error { return changes.WriteBetween(ctx, w, lower, root) }, nil
 }
+
+// rootfs is where the root file system of the process is mounted, without what the container has mounted in it.
+func (d *Dump) rootfs() string { return filepath.Join(d.store.Bundles, d.container.ID, "rootfs") }
 
 // upperdir returns the directory with the changes of an overlay.
 func upperdir(mounts []mount.Mount) (dir string, userxattr bool) {

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/cri-restore/cri-restore/internal/cgroup"
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/recovery"
 )
@@ -42,6 +43,12 @@ const (
 // Errors: the context's; errdefs.ErrFailedPrecondition and CRIU's words if it cannot dump the container, a [*PassingError] if it may be able
 // to soon.
 func (d *Dump) Take(ctx context.Context, dir string, still func()) (retErr error) {
+	if err := checkMountPoints(d.container, d.rootfs()); err != nil {
+		return err
+	}
+	if err := d.checkProcesses(); err != nil {
+		return err
+	}
 	changes, err := d.changes(ctx)
 	if err != nil {
 		return fmt.Errorf("root file system of container %s: %w", d.container.ID, err)
@@ -60,6 +67,10 @@ func (d *Dump) Take(ctx context.Context, dir string, still func()) (retErr error
 		return err
 	}
 	if err := d.frozen(ctx, func() error {
+		// One may have been stopped since. Now nothing changes any more.
+		if err := d.checkProcesses(); err != nil {
+			return err
+		}
 		began := time.Now()
 		err := d.criu(ctx, images, dir)
 		d.Times.CRIU = time.Since(began)
@@ -80,6 +91,15 @@ func (d *Dump) Take(ctx context.Context, dir string, still func()) (retErr error
 		return err
 	}
 	return compress(ctx, spool, filepath.Join(dir, metadata.RootFsDiffTar))
+}
+
+// checkProcesses refuses what CRIU cannot take hold of.
+func (d *Dump) checkProcesses() error {
+	pids, err := cgroup.Processes(d.container.ID)
+	if err != nil {
+		return fmt.Errorf("processes of container %s: %w", d.container.ID, err)
+	}
+	return checkStopped(pids)
 }
 
 // frozen calls f while the container is frozen. The container runs on in any case; CRIU leaves a container that was
