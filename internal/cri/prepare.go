@@ -167,12 +167,12 @@ func logPath(r *runtime.CreateContainerRequest) string {
 // attach writes record and CRIU configuration. From here on the container is
 // one that is restored.
 func (n *Node) attach(ctx context.Context, id string, record *restore.Record, change func(*specs.Spec)) error {
-	annotations, err := n.Restores.WriteConfig(record)
-	if err != nil {
-		return err
-	}
 	return n.Restores.Attach(ctx, id, record, func(c *containers.Container) error {
 		spec, err := specOf(c)
+		if err != nil {
+			return err
+		}
+		annotations, err := n.Restores.WriteConfig(record, spec)
 		if err != nil {
 			return err
 		}

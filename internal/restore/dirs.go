@@ -33,6 +33,9 @@ func (d Dirs) Work(id string) string { return filepath.Join(d.Root, id, "work") 
 // Config is the CRIU configuration file of the restored container.
 func (d Dirs) Config(id string) string { return filepath.Join(d.Root, id, "criu.conf") }
 
+// Cgroups is where CRIU finds the hierarchy of cgroup v2, for this restore and for later checkpoints of the container.
+func (d Dirs) Cgroups(id string) string { return filepath.Join(d.Root, id, "cgroups") }
+
 // Replaced is where the images are that CRIU reads in the place of the checkpoint's.
 func (d Dirs) Replaced(id string) string { return filepath.Join(d.Root, id, "images") }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // CRIU's configuration asks for a page server only while it restores.
@@ -18,7 +19,7 @@ func TestSetLazy(t *testing.T) {
 		t.Error("an option in a file that there is not")
 	}
 	check(t, w.store.Dirs.Make(r.ID))
-	_, err := w.store.WriteConfig(r)
+	_, err := w.store.WriteConfig(r, &specs.Spec{})
 	check(t, err)
 	before, err := os.ReadFile(w.store.Dirs.Config(r.ID))
 	check(t, err)

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/criu"
@@ -52,8 +53,8 @@ func (s *Store) Prepare(ctx context.Context, r *Record) (images, work string, er
 
 // WriteConfig writes the CRIU configuration of the restored container: the
 // node's own for runc, then what every restore needs. It returns the value of
-// the annotation org.criu.config, empty if there is nothing to say.
-func (s *Store) WriteConfig(r *Record) (annotation map[string]string, err error) {
+// the annotation org.criu.config.
+func (s *Store) WriteConfig(r *Record, spec *specs.Spec) (annotation map[string]string, err error) {
 	var base []byte
 	if s.CRIUConfig != "" {
 		base, err = os.ReadFile(s.CRIUConfig)
@@ -61,10 +62,11 @@ func (s *Store) WriteConfig(r *Record) (annotation map[string]string, err error)
 			return nil, fmt.Errorf("criu_config: %w", err)
 		}
 	}
-	if len(base) == 0 && len(criuOptions(r)) == 0 {
-		return map[string]string{AnnotationCRIUConfig: ""}, nil
+	options, err := s.criuOptions(r, spec)
+	if err != nil {
+		return nil, err
 	}
-	content, err := criu.ConfigFile(base, criuOptions(r))
+	content, err := criu.ConfigFile(base, options)
 	if err != nil {
 		return nil, fmt.Errorf("criu_config %s: %w", s.CRIUConfig, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 func TestPrepareView(t *testing.T) {
@@ -122,7 +123,7 @@ func TestWriteConfig(t *testing.T) {
 			r := &Record{ID: NewID()}
 			check(t, w.store.Dirs.Make(r.ID))
 			w.store.CRIUConfig = c.config
-			annotations, err := w.store.WriteConfig(r)
+			annotations, err := w.store.WriteConfig(r, &specs.Spec{})
 			check(t, err)
 			file := filepath.Join(w.store.Dirs.Root, r.ID, "criu.conf")
 			if len(annotations) != 1 || annotations["org.criu.config"] != file {
@@ -134,17 +135,17 @@ func TestWriteConfig(t *testing.T) {
 		})
 	}
 	w.store.CRIUConfig = t.TempDir()
-	if _, err := w.store.WriteConfig(&Record{ID: NewID()}); err == nil || !strings.Contains(err.Error(), "criu_config") {
+	if _, err := w.store.WriteConfig(&Record{ID: NewID()}, &specs.Spec{}); err == nil || !strings.Contains(err.Error(), "criu_config") {
 		t.Errorf("a directory: %v", err)
 	}
 	w.store.CRIUConfig = ""
 	r := &Record{ID: NewID()}
-	if _, err := w.store.WriteConfig(r); err == nil || !strings.Contains(err.Error(), r.ID) {
+	if _, err := w.store.WriteConfig(r, &specs.Spec{}); err == nil || !strings.Contains(err.Error(), r.ID) {
 		t.Errorf("no directory: %v", err)
 	}
 	check(t, os.WriteFile(node, []byte("a\x00b"), 0o600))
 	w.store.CRIUConfig = node
-	_, err := w.store.WriteConfig(r)
+	_, err := w.store.WriteConfig(r, &specs.Spec{})
 	wantError(t, err, errdefs.IsInvalidArgument, node)
 }
 

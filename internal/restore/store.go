@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"go.etcd.io/bbolt"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
@@ -244,17 +245,16 @@ func (s *Store) NoteFailure(ctx context.Context, id string, failure error) error
 
 // criuOptions are the options that CRIU gets for every restore. They come after
 // the node's own, because the last one wins.
-//
-// The cgroup is the new pod's: runc puts CRIU into it, so that every restored
-// process begins there. What the checkpoint says of cgroups and their
-// properties is ignored.
-func criuOptions(r *Record) []criu.Option {
-	options := []criu.Option{{Name: "manage-cgroups", Value: "ignore"}}
+func (s *Store) criuOptions(r *Record, spec *specs.Spec) ([]criu.Option, error) {
+	options, err := s.cgroupOptions(r, spec)
+	if err != nil {
+		return nil, err
+	}
 	switch r.TCP {
 	case "close":
 		options = append(options, criu.Option{Name: "tcp-close"})
 	case "restore":
 		options = append(options, criu.Option{Name: "tcp-established"})
 	}
-	return options
+	return options, nil
 }

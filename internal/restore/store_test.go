@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // viewExists asks after a garbage collection.
@@ -38,7 +39,7 @@ func TestEnd(t *testing.T) {
 	_, work, err := w.store.Prepare(w.ctx, r)
 	check(t, err)
 	write(t, work, map[string]string{logFile: ""})
-	_, err = w.store.WriteConfig(r)
+	_, err = w.store.WriteConfig(r, &specs.Spec{})
 	check(t, err)
 	before, _, err := w.store.Get(w.ctx, "c1")
 	check(t, err)

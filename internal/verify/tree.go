@@ -52,27 +52,3 @@ func (v *verifier) tree() error {
 	}
 	return nil
 }
-
-// cgroups makes CRIU read that there are no cgroups: all processes begin in the pod's, where CRIU is
-// itself. With manage-cgroups=ignore it makes no cgroup and sets no property, but still moves single
-// threads, and opens files to do so whose paths come from the image (criu/cgroup.c, cgroupd).
-func (v *verifier) cgroups() error {
-	const name = "cgroup.img"
-	if _, ok := v.images.Size(name); !ok {
-		return nil
-	}
-	for _, p := range v.processes {
-		leader := p.Core.GetThreadCore()
-		for tid, core := range p.Others {
-			// The condition of criu/cr-restore.c, sigreturn_restore.
-			set := p.Core.GetTc().GetCgSet()
-			if leader != nil && leader.CgSet != nil {
-				set = leader.GetCgSet()
-			}
-			if t := core.GetThreadCore(); t != nil && t.CgSet != nil && t.GetCgSet() != set {
-				v.edit(tid, core).ThreadCore.CgSet = nil
-			}
-		}
-	}
-	return v.replace(name, "CGROUP")
-}

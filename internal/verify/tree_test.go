@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/checkpoint-restore/go-criu/v7/crit/images/cgroup"
 	criu_core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/pstree"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -57,45 +56,5 @@ func TestTree(t *testing.T) {
 	}
 	if _, err := layout(t, threaded(), strictPod(t)); err == nil {
 		t.Error("no error without a limit")
-	}
-}
-
-// TestCgroups has a thread in another cgroup than its process, which CRIU would move wherever the
-// image says. It is to read an image without cgroups, and a thread without one.
-func TestCgroups(t *testing.T) {
-	files := threaded()
-	member := &cgroup.CgMemberEntry{Name: proto.String("/sys/fs/cgroup/cpu"), Path: proto.String("/")}
-	controller := &cgroup.CgControllerEntry{Cnames: []string{"/sys/fs/cgroup/cpu"}, IsThreaded: proto.Bool(true)}
-	files["cgroup.img"] = criutest.Image("CGROUP", &cgroup.CgroupEntry{
-		Sets: []*cgroup.CgSetEntry{{Id: proto.Uint32(3), Ctls: []*cgroup.CgMemberEntry{member}}}, Controllers: []*cgroup.CgControllerEntry{controller},
-	})
-	change(files, "core-6.img", "CORE", func(e *criu_core.CoreEntry) { e.ThreadCore.CgSet = proto.Uint32(3) })
-	report, err := layout(t, files, strictPod(t))
-	if err != nil || report.Err() != nil {
-		t.Fatalf("refused: %v, %v", err, report.Err())
-	}
-	if got, want := string(report.Replaced["cgroup.img"]), criutest.Image("CGROUP"); got != want {
-		t.Errorf("cgroup.img is replaced by %q, want %q", got, want)
-	}
-	if len(report.Replaced) != 2 {
-		t.Errorf("%d images are replaced, want cgroup.img and core-6.img", len(report.Replaced))
-	}
-	got := &criu_core.CoreEntry{}
-	change(map[string]string{"": string(report.Replaced["core-6.img"])}, "", "CORE", func(e *criu_core.CoreEntry) { got = e })
-	want := criutest.Thread(func(e *criu_core.CoreEntry) { e.ThreadCore.CgSet = nil })
-	if !proto.Equal(got, want) {
-		t.Errorf("core-6.img is replaced by %v, want %v", got, want)
-	}
-
-	// The honest twin: all in one cgroup.
-	report, err = layout(t, threaded(), strictPod(t))
-	if err != nil || report.Err() != nil || len(report.Replaced) != 1 || report.Replaced["cgroup.img"] == nil {
-		t.Errorf("got %v, %v, replaced %d, want only cgroup.img", err, report.Err(), len(report.Replaced))
-	}
-	// Without the image there is nothing to replace, and CRIU moves no thread.
-	files = threaded()
-	delete(files, "cgroup.img")
-	if report, err = layout(t, files, strictPod(t)); err != nil || len(report.Replaced) != 0 {
-		t.Errorf("got %v, replaced %d, want none", err, len(report.Replaced))
 	}
 }
