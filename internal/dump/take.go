@@ -173,7 +173,13 @@ func (d *Dump) criu(ctx context.Context, images, work string) error {
 	if err != nil {
 		return err
 	}
-	_, err = d.store.Tasks.Checkpoint(context.WithoutCancel(ctx), &api.CheckpointTaskRequest{ContainerID: d.container.ID, Options: o})
+	err, lost := cgroup.KeepOptions(func() error {
+		_, err := d.store.Tasks.Checkpoint(context.WithoutCancel(ctx), &api.CheckpointTaskRequest{ContainerID: d.container.ID, Options: o})
+		return err
+	})
+	if lost != nil {
+		log.G(ctx).WithError(lost).WithField("container", d.container.ID).Warn("a checkpoint may have taken mount options of cgroup v2 from the node")
+	}
 	if err == nil {
 		return nil
 	}
