@@ -173,7 +173,7 @@ unpack_criu() {
 	say "unpacking criu of $suite from $uri: the system's packages stay as they are"
 	rm -rf "$apt"
 	chmod 755 "$tmp" # apt downloads as the user _apt
-	if ! out=$(private_apt "$apt" "$uri" "$suite" 2>&1); then
+	if ! fetch_criu "$apt" "$uri" "$suite"; then
 		criu_reason="cannot fetch it: $(grep -E '^(E|W|Err)' <<<"$out" | tail -n 3 | tr '\n' ' ')"
 		[[ $out != *NO_PUBKEY* ]] || criu_reason+="(the package debian-archive-keyring is too old for $suite)"
 		return 1
@@ -208,6 +208,16 @@ unpack_criu() {
 	find "$CRI_RESTORE_PREFIX/criu" -mindepth 1 -maxdepth 1 ! -path "$tree" -exec rm -rf {} +
 	hash -r
 	criu_usable "$CRI_RESTORE_PREFIX/bin/criu"
+}
+
+# fetch_criu is private_apt with its output in out. Debian writes the index of testing anew every few hours, a mirror of a
+# moment keeps it and it expires: then that date is no reason, as the packages are what the signed index says.
+fetch_criu() {
+	out=$(private_apt "$@" 2>&1) && return
+	[[ $out == *' is expired '* ]] || return 1
+	say "the index of $3 at $2 has expired: taking it for this one package, with its signature checked"
+	rm -rf "$1"
+	out=$(private_apt "$@" 'Acquire::Check-Valid-Until "false";' 2>&1)
 }
 
 # criu_command prints the criu command. The libraries are given to the loader and
@@ -245,9 +255,10 @@ debian_uri() {
 
 # private_apt downloads criu of a suite, and all it depends on, into
 # DIR/cache/archives, without reading or writing the system's apt state. How the
-# machine reaches its mirror (proxy, credentials, keyrings) stays the same.
+# machine reaches its mirror (proxy, credentials, keyrings) stays the same. A fourth
+# argument is a line of configuration more.
 private_apt() {
-	local dir=$1 uri=$2 suite=$3 keyring=/usr/share/keyrings/debian-archive-keyring.gpg signed=''
+	local dir=$1 uri=$2 suite=$3 more=${4:-} keyring=/usr/share/keyrings/debian-archive-keyring.gpg signed=''
 	mkdir -p "$dir"/{sources,none,state/lists/partial,cache/archives/partial}
 	: >"$dir/status"
 	[ ! -r "$keyring" ] || signed="[signed-by=$keyring]"
@@ -268,6 +279,7 @@ private_apt() {
 			Dir::State "$dir/state";
 			Dir::State::status "$dir/status";
 			Dir::Cache "$dir/cache";
+			$more
 		CONF
 	} >"$dir/apt.conf"
 	APT_CONFIG="$dir/apt.conf" apt-get -q update &&
