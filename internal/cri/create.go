@@ -74,7 +74,7 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 	if err != nil {
 		return nil, err
 	}
-	record := &restore.Record{ID: restore.NewID(), Image: src.name(), TCP: string(asked.TCP)}
+	record := &restore.Record{ID: restore.NewID(), Image: src.name(), Namespace: pod.namespace, TCP: string(asked.TCP)}
 	record.Times.Add(phase.Resolve, time.Since(began))
 	var undo undoList
 	defer func() {
@@ -91,8 +91,8 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 	undo.add("remove directories", func(ctx context.Context) error { return s.node.Restores.Remove(ctx, record) })
 
 	var c *checkpoint.Checkpoint
-	err = s.node.inTurn(leased, record, func() error {
-		return record.Times.Do(leased, phase.View, func(ctx context.Context) (err error) {
+	err = s.node.inTurn(leased, record, func(ctx context.Context) error {
+		return record.Times.Do(ctx, phase.View, func(ctx context.Context) (err error) {
 			c, err = src.open(ctx, pod, record)
 			return err
 		})
@@ -148,8 +148,8 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 		return err
 	})
 	var change func(*specs.Spec)
-	err = s.node.inTurn(leased, record, func() (err error) {
-		change, err = s.prepare(leased, r, id, c, record, &undo)
+	err = s.node.inTurn(leased, record, func(ctx context.Context) (err error) {
+		change, err = s.prepare(ctx, r, id, c, record, &undo)
 		return err
 	})
 	if err != nil {

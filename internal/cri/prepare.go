@@ -18,6 +18,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/restore"
+	"github.com/cri-restore/cri-restore/internal/turn"
 	"github.com/cri-restore/cri-restore/internal/verify"
 )
 
@@ -42,18 +43,18 @@ func (n *Node) lease(ctx context.Context, id string) (context.Context, func(cont
 }
 
 // inTurn does what takes processors and disk, a few restores at a time. It must not wait for anything else, such
-// as the pull of a base image.
-func (n *Node) inTurn(ctx context.Context, record *restore.Record, f func() error) error {
-	var done func()
+// as the pull of a base image. The context has the turn.
+func (n *Node) inTurn(ctx context.Context, record *restore.Record, f func(context.Context) error) error {
+	var t *turn.Turn
 	err := record.Times.Do(ctx, phase.Wait, func(ctx context.Context) (err error) {
-		done, err = n.Restores.Turns.Take(ctx)
+		t, err = n.Restores.Turns.Take(ctx, record.Namespace)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("restore was not begun: %w", err)
 	}
-	defer done()
-	return f()
+	defer t.Done()
+	return f(turn.With(ctx, t))
 }
 
 // prepare verifies the checkpoint against the container's OCI spec, which

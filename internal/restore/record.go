@@ -54,6 +54,8 @@ type Record struct {
 	// image. They are empty for an archive, which is unpacked in Dirs.Archive.
 	Snapshotter string `json:"snapshotter,omitempty"`
 	SnapshotKey string `json:"snapshotKey,omitempty"`
+	// Namespace is the pod's. Who has the most restores waits for the others'.
+	Namespace string `json:"namespace,omitempty"`
 	// BaseImage is the reference of the base image by content.
 	BaseImage string `json:"baseImage"`
 	// Producer is the engine that made the checkpoint.

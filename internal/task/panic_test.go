@@ -56,9 +56,9 @@ func TestStartSurvivesAPanic(t *testing.T) {
 			if !w.record("c1").Ended || exists(t, w.store.Dirs.Archive(rec.ID)) {
 				t.Error("what the restore needed was not given back")
 			}
-			done, err := w.store.Turns.Take(w.ctx)
+			again, err := w.store.Turns.Take(w.ctx, rec.Namespace)
 			check(t, err)
-			done()
+			again.Done()
 		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
+	"github.com/cri-restore/cri-restore/internal/turn"
 )
 
 const (
@@ -102,15 +103,16 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 
 // turn waits until other restores have made room for this one. To the CRI plugin a start that fails is the last.
 func (b *binding) turn(ctx context.Context, id string, rec *restore.Record) (done func(), err error) {
+	var t *turn.Turn
 	err = rec.Times.Do(ctx, phase.Wait, func(ctx context.Context) (err error) {
-		done, err = b.restores.Turns.Take(ctx)
+		t, err = b.restores.Turns.Take(ctx, rec.Namespace)
 		return err
 	})
 	if err != nil {
 		b.end(ctx, id)
 		return nil, errgrpc.ToGRPC(fmt.Errorf("checkpoint %s: restore of container %s was not begun: %w", rec.Image, id, err))
 	}
-	return done, nil
+	return t.Done, nil
 }
 
 // restored logs a restore, with what CRIU says of it.

@@ -3,6 +3,7 @@ package turn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"strings"
 	"sync"
@@ -18,14 +19,14 @@ func TestQueueBounds(t *testing.T) {
 	q := New(3)
 	var now, most atomic.Int32
 	var wg sync.WaitGroup
-	for range 20 {
+	for i := range 20 {
 		wg.Go(func() {
-			done, err := q.Take(t.Context())
+			turn, err := q.Take(t.Context(), fmt.Sprint(i%2))
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			defer done()
+			defer turn.Done()
 			n := now.Add(1)
 			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 			}
@@ -42,7 +43,7 @@ func TestQueueBounds(t *testing.T) {
 func TestNoLimit(t *testing.T) {
 	for _, q := range []*Queue{nil, New(0)} {
 		for range 100 {
-			if _, err := q.Take(t.Context()); err != nil {
+			if _, err := q.Take(t.Context(), "a"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -56,14 +57,14 @@ func TestNoLimit(t *testing.T) {
 func TestTakeGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := New(1)
-		done, err := q.Take(t.Context())
+		turn, err := q.Take(t.Context(), "a")
 		if err != nil {
 			t.Fatal(err)
 		}
 		for total, want := range map[time.Duration]time.Duration{2 * time.Minute: 90 * time.Second, 4 * time.Second: 3 * time.Second} {
 			ctx, cancel := context.WithTimeout(t.Context(), total)
 			began := time.Now()
-			_, err := q.Take(ctx)
+			_, err := q.Take(ctx, "b")
 			if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "max_concurrent_restores") || ctx.Err() != nil {
 				t.Errorf("got %v, context %v", err, ctx.Err())
 			}
@@ -74,18 +75,22 @@ func TestTakeGivesUp(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if _, err := q.Take(ctx); !errors.Is(err, context.Canceled) {
+		if _, err := q.Take(ctx, "b"); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
-		done()
-		if _, err := q.Take(ctx); !errors.Is(err, context.Canceled) {
+		turn.Done()
+		turn.Done() // no more than once
+		if _, err := q.Take(ctx, "b"); !errors.Is(err, context.Canceled) {
 			t.Errorf("a turn for one who has gone: %v", err)
 		}
 		// None of them has kept a turn.
-		done, err = q.Take(t.Context())
+		turn, err = q.Take(t.Context(), "b")
 		if err != nil {
 			t.Fatal(err)
 		}
-		done()
+		turn.Done()
+		if len(q.tenants) > 0 || q.free != 1 {
+			t.Errorf("left %v, %d free", q.tenants, q.free)
+		}
 	})
 }
