@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
+	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/integration/harness"
@@ -41,7 +43,7 @@ func BenchmarkVerify(b *testing.B) {
 	restored := n.Pod(b).Create("crowd", archive, opts...)
 	spec := specOf(b, restored)
 
-	root := b.TempDir() // of the root file system only links matter, of which the image has none where something is mounted
+	root := openRoot(b, dir)
 	var compared, digested []time.Duration
 	var processes int
 	for range 20 * rounds(b) { // each takes milliseconds
@@ -50,16 +52,17 @@ func BenchmarkVerify(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		report, err := verify.Images(images, spec, verify.Rules{})
+		subject := verify.Subject{Images: images, Spec: spec}
+		before, err := verify.Before(b.Context(), subject)
 		if err != nil {
 			b.Fatal(err)
 		}
-		mounts, err := verify.Mounts(images, spec, root)
+		after, err := verify.After(b.Context(), subject, root)
 		if err != nil {
 			b.Fatal(err)
 		}
 		compared = append(compared, time.Since(began))
-		if err := errors.Join(report.Err(), mounts.Err()); err != nil {
+		if err := errors.Join(before.Err(), after.Err()); err != nil {
 			b.Fatal(err)
 		}
 		all, err := images.Processes()
@@ -97,4 +100,39 @@ func BenchmarkVerify(b *testing.B) {
 	if median(compared) > maxVerification {
 		b.Errorf("verification takes %s, want at most %s", median(compared), maxVerification)
 	}
+}
+
+// openRoot is a root file system that has what the processes of a checkpoint have open in theirs.
+func openRoot(b *testing.B, dir string) string {
+	b.Helper()
+	root := b.TempDir()
+	images, err := criu.OpenImages(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer images.Close()
+	files, err := criu.Entries[*fdinfo.FileEntry](images, "files.img", "FILES")
+	if err != nil {
+		b.Fatal(err)
+	}
+	modes := map[string]uint32{}
+	for _, f := range files {
+		if r := f.GetReg(); r != nil && r.GetMode()&unix.S_IFMT == unix.S_IFDIR {
+			modes[filepath.Join(root, r.GetName())] = r.GetMode() & 0o7777
+			err = os.MkdirAll(filepath.Join(root, r.GetName()), 0o755)
+		} else if r != nil && r.GetMode()&unix.S_IFMT == unix.S_IFREG {
+			name := filepath.Join(root, r.GetName())
+			modes[name] = r.GetMode() & 0o7777
+			err = errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, nil, 0o600), os.Truncate(name, int64(r.GetSize())))
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	for name, mode := range modes {
+		if err := unix.Chmod(name, mode); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return root
 }

@@ -165,6 +165,7 @@ func TestCreateFromImage(t *testing.T) {
 			"container "+resp.ContainerId, "snapshot Active "+resp.ContainerId, "name "+sandbox+"/counter of "+resp.ContainerId,
 			"snapshot View "+record.SnapshotKey, "mount "+state+"/view",
 			"file "+root, "file "+root+"/work", "file "+root+"/criu.conf",
+			"file "+root+"/images", "file "+root+"/images/mountpoints-2.img", "mount "+state+"/view/checkpoint/mountpoints-2.img", // as the spec has them
 			"file "+state, "file "+state+"/view", "file "+state+"/rootfs", "file "+logs, "file "+logs+"/0.log",
 		))
 		_, err = w.runtime.RemoveContainer(w.ctx, &runtime.RemoveContainerRequest{ContainerId: resp.ContainerId[:60]})

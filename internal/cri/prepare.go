@@ -77,11 +77,13 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, err
 	}
 	spec.Mounts = append(spec.Mounts, engine...)
-	err = record.Times.Do(ctx, phase.Verify, func(ctx context.Context) error {
-		if err := verify.Compare(&c.Metadata, spec, r.GetConfig().GetStdin()); err != nil {
-			return err
-		}
-		return s.node.verify(ctx, id, c.ImagesDir(), spec, record)
+	verification := &verification{node: s.node, id: id, dir: c.ImagesDir(), record: record, Subject: verify.Subject{
+		Metadata: &c.Metadata, Spec: spec, Stdin: r.GetConfig().GetStdin(),
+	}}
+	var modes map[string]uint32
+	err = record.Times.Do(ctx, phase.Verify, func(ctx context.Context) (err error) {
+		modes, err = verification.before(ctx)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -102,15 +104,9 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, err
 	}
 	var masked []string
-	err = record.Times.Do(ctx, phase.Verify, func(ctx context.Context) error {
-		err := restore.InspectRootfs(mounts, rootfs, func(root string) (err error) {
-			masked, err = s.node.verifyFiles(ctx, id, c.ImagesDir(), spec, root, record)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		return sameImages(c.ImagesDir(), record)
+	err = record.Times.Do(ctx, phase.Verify, func(ctx context.Context) (err error) {
+		masked, err = verification.after(ctx, mounts, rootfs, modes)
+		return err
 	})
 	if err != nil {
 		return nil, err

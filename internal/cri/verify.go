@@ -2,11 +2,12 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/policy"
@@ -14,111 +15,77 @@ import (
 	"github.com/cri-restore/cri-restore/internal/verify"
 )
 
-// verify compares the CRIU images with the container's final OCI spec, and keeps the images that CRIU is
-// to read in another form. What it has compared is what CRIU will read: the record has a
-// digest of it.
-//
-// On a node that only audits, what would be refused is logged and counted. A namespace that
-// does not fit is refused there too: the container would silently be somewhere else.
-func (n *Node) verify(ctx context.Context, id, dir string, spec *specs.Spec, record *restore.Record) error {
-	before, err := restore.Digest(dir)
-	if err != nil {
-		return err
-	}
-	images, err := criu.OpenImages(dir)
-	if err != nil {
-		return err
-	}
-	defer images.Close()
-	if err := verify.HostNamespaces(images, spec); err != nil {
-		return err
-	}
-	tcp := policy.TCP(record.TCP)
-	report, err := verify.Images(images, spec, verify.Rules{AcceptTCP: tcp == policy.CloseTCP || tcp == policy.RestoreTCP})
-	if err := n.judge(ctx, id, record, report, err); err != nil {
-		return err
-	}
-	record.ImagesDigest = before.String()
-	return n.Restores.WriteReplaced(record, report.Replaced)
+// verification is that of one checkpoint against one container, whose ID it has for the log.
+type verification struct {
+	node   *Node
+	id     string
+	dir    string // with the images
+	record *restore.Record
+	verify.Subject
 }
 
-// sameImages checks that the images did not change while they were verified. They are in a read-only view or a private
-// directory.
-func sameImages(dir string, record *restore.Record) error {
-	after, err := restore.Digest(dir)
+// before is the first phase. What is compared is what CRIU will read: the record gets a digest of it. It returns the modes
+// of the root file system's directories.
+func (v *verification) before(ctx context.Context) (map[string]uint32, error) {
+	digest, err := restore.Digest(v.dir)
 	if err != nil {
+		return nil, err
+	}
+	v.record.ImagesDigest = digest.String()
+	tcp := policy.TCP(v.record.TCP)
+	v.Rules = verify.Rules{AcceptTCP: tcp == policy.CloseTCP || tcp == policy.RestoreTCP}
+	report, err := v.judge(ctx, func() (*verify.Report, error) { return verify.Before(ctx, v.Subject) })
+	if err != nil {
+		return nil, err
+	}
+	return report.Directories, nil
+}
+
+// after is the second phase, with the root file system, which has the checkpoint's changes now and which nothing else can change
+// until CRIU runs, and the volumes as they are. It returns the paths that the spec has to mask as well.
+func (v *verification) after(ctx context.Context, mounts []mount.Mount, rootfs string, modes map[string]uint32) (masked []string, err error) {
+	err = restore.InspectRootfs(mounts, rootfs, func(root string) error {
+		if err := restore.SetModes(root, modes); err != nil {
+			return err
+		}
+		report, err := v.judge(ctx, func() (*verify.Report, error) { return verify.After(ctx, v.Subject, root) })
+		if err == nil {
+			masked = report.Masked
+		}
 		return err
-	}
-	if record.ImagesDigest != after.String() {
-		return fmt.Errorf("CRIU images changed while they were verified, from %s to %s: %w", record.ImagesDigest, after, errdefs.ErrFailedPrecondition)
-	}
-	return nil
-}
-
-// verifyMounts is verify for the mounts. It returns the paths that the spec has to mask as well.
-func (n *Node) verifyMounts(ctx context.Context, id string, images *criu.Images, spec *specs.Spec, root string, record *restore.Record) ([]string, error) {
-	report, err := verify.Mounts(images, spec, root)
-	if errdefs.IsFailedPrecondition(err) {
-		return nil, err // nothing that an audit could let through
-	}
-	if err := n.judge(ctx, id, record, report, err); err != nil {
-		return nil, err
-	}
-	return report.Masked, n.Restores.WriteReplaced(record, report.Replaced)
-}
-
-// verifyFiles compares the images with the new container's root file system, which has the checkpoint's changes
-// now and which nothing else can change until CRIU runs, and with the volumes as they are. It returns the paths that the
-// spec has to mask as well.
-func (n *Node) verifyFiles(ctx context.Context, id, dir string, spec *specs.Spec, root string, record *restore.Record) (masked []string, err error) {
-	images, err := criu.OpenImages(dir)
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer images.Close()
-	if masked, err = n.verifyMounts(ctx, id, images, spec, root, record); err != nil {
+	digest, err := restore.Digest(v.dir)
+	if err != nil {
 		return nil, err
 	}
-	report, err := verify.Links(images, spec, root)
-	if err := n.judge(ctx, id, record, report, err); err != nil {
-		return nil, err
+	// They are in a read-only view or a private directory.
+	if v.record.ImagesDigest != digest.String() {
+		return nil, fmt.Errorf("CRIU images changed while they were verified, from %s to %s: %w", v.record.ImagesDigest, digest, errdefs.ErrFailedPrecondition)
 	}
-	if err := verify.MountKinds(spec, root); err != nil {
-		return nil, err
-	}
-	modes, err := verify.Directories(images)
-	if err := n.judge(ctx, id, record, &verify.Report{}, err); err != nil {
-		return nil, err
-	}
-	if err := restore.SetModes(root, modes); err != nil {
-		return nil, err
-	}
-	report, err = verify.Access(images, spec, root)
-	if err := n.judge(ctx, id, record, report, err); err != nil {
-		return nil, err
-	}
-	err = verify.Unchanged(images, root)
-	if errdefs.IsFailedPrecondition(err) {
-		return nil, err // nothing that an audit could let through: CRIU would fail
-	}
-	return masked, n.judge(ctx, id, record, &verify.Report{}, err)
+	return masked, nil
 }
 
-// judge refuses what was found, or on a node that only audits logs and counts it.
-func (n *Node) judge(ctx context.Context, id string, record *restore.Record, report *verify.Report, err error) error {
-	if err != nil {
-		report.Unreadable(err)
-	} else {
-		err = report.Err()
+// judge refuses what a phase has found, or on a node that only audits logs and counts it, and keeps the images that CRIU is
+// to read in another form.
+func (v *verification) judge(ctx context.Context, phase func() (*verify.Report, error)) (_ *verify.Report, err error) {
+	if v.Images, err = criu.OpenImages(v.dir); err != nil {
+		return nil, err
 	}
+	defer func() { err = errors.Join(err, v.Images.Close()) }()
+	report, err := phase()
 	countFindings(report.ByCheck)
-	if err == nil {
-		return nil
+	refused, let := report.Judge(v.node.Audit)
+	switch {
+	case refused != nil:
+		return nil, refused
+	case err != nil:
+		return nil, err
+	case let != nil:
+		log.G(ctx).WithError(let).WithField("container", v.id).WithField("checkpoint", v.record.Image).
+			Warn(`restoring what verification = "strict" would refuse`)
 	}
-	if !n.Audit || report.Always() || !errdefs.IsPermissionDenied(err) && !errdefs.IsInvalidArgument(err) {
-		return err
-	}
-	log.G(ctx).WithError(err).WithField("container", id).WithField("checkpoint", record.Image).
-		Warn(`restoring what verification = "strict" would refuse`)
-	return nil
+	return report, v.node.Restores.WriteReplaced(v.record, report.Replaced)
 }

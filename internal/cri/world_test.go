@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/content"
@@ -182,10 +183,15 @@ func (w *world) files() map[string]string {
 	return files
 }
 
-// criuImages say what specOfPod does: PID and mount namespace were the process's own.
-var criuImages = criutest.Images(criutest.Processes{
-	1: {specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.UserNamespace},
-})
+// criuImages say what specOfPod does: PID and mount namespace were the process's own. What else they say is no more than
+// an audit needs: which processes and mounts there are.
+var criuImages = func() map[string]string {
+	all := criutest.Tasks(criutest.Task{PID: 1})
+	shared := criutest.Images(criutest.Processes{1: {specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.UserNamespace}})
+	all["ids-1.img"], all["inventory.img"] = shared["ids-1.img"], shared["inventory.img"]
+	all["mountpoints-2.img"] = criutest.Image("MNTS", criutest.Mount(1, 99, "/", mnt.Fstype_OVERLAYFS, "", 0))
+	return all
+}()
 
 // checkpointImage publishes a checkpoint as an image and returns its ID.
 func (w *world) checkpointImage(name string, files map[string]string) string {

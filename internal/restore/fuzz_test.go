@@ -131,7 +131,7 @@ func applyAll(t *testing.T, c *checkpoint.Checkpoint, root string, l checkpoint.
 	if err := removeFiles(root, deleted); err != nil {
 		return err
 	}
-	return applyDiff(t.Context(), root, diff, l.Entries, func(*tar.Header) {})
+	return applyDiff(t.Context(), root, diff, l.Entries, anyEntry)
 }
 
 // FuzzCopyLog checks that a log is copied as it is, to the end of what is there, that the next

@@ -47,11 +47,13 @@ func ApplyRootfs(ctx context.Context, c *checkpoint.Checkpoint, mounts []mount.M
 	if diff == nil {
 		return nil
 	}
-	return applyDiff(ctx, dir, diff, l.Entries, func(*tar.Header) {})
+	return applyDiff(ctx, dir, diff, l.Entries, anyEntry)
 }
 
-// applyDiff calls see with the header of every entry.
-func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntries int, see func(*tar.Header)) error {
+func anyEntry(*tar.Header) error { return nil }
+
+// applyDiff unpacks a diff of which every entry passes checkEntry and this check.
+func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntries int, check func(*tar.Header) error) error {
 	entries := 0
 	var last *tar.Header
 	filter := func(h *tar.Header) (bool, error) {
@@ -59,8 +61,7 @@ func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntrie
 		if entries++; entries > maxEntries {
 			return false, fmt.Errorf("more than %d entries: raise max_entries if that is right: %w", maxEntries, errdefs.ErrResourceExhausted)
 		}
-		see(h)
-		return true, checkEntry(h)
+		return true, errors.Join(checkEntry(h), check(h))
 	}
 	options := []archive.ApplyOpt{archive.WithFilter(filter)}
 	if !diff.Whiteouts {
@@ -76,6 +77,9 @@ func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntrie
 	}
 	if errno := syscall.Errno(0); last != nil && errors.As(err, &errno) && slices.Contains(contradictions, errno) {
 		err = fmt.Errorf("entry %.200q does not fit what is in the root file system: %w: %w", last.Name, err, errdefs.ErrInvalidArgument)
+	}
+	if errdefs.IsPermissionDenied(err) {
+		return fmt.Errorf("apply %s: %w", diff.Name(), err) // no matter of the archive's form
 	}
 	if err != nil {
 		return fmt.Errorf("apply %s: %w", diff.Name(), diff.Explain(err))

@@ -53,7 +53,7 @@ func HasShm(ctx context.Context, c *checkpoint.Checkpoint) (bool, error) {
 // container, are replaced. The returned function takes away what was not there before; it is never nil.
 //
 // The error is of class errdefs.ErrFailedPrecondition if the pod has no memory of its own there, or too little, and
-// errdefs.ErrPermissionDenied for symbolic links that lead elsewhere.
+// errdefs.ErrPermissionDenied for symbolic links to procfs.
 func FillShm(ctx context.Context, c *checkpoint.Checkpoint, spec *specs.Spec, l checkpoint.Limits) (undo func() error, err error) {
 	nothing := func() error { return nil }
 	dir, err := podShm(spec)
@@ -75,95 +75,28 @@ func FillShm(ctx context.Context, c *checkpoint.Checkpoint, spec *specs.Spec, l 
 	if err != nil {
 		return nothing, err
 	}
-	var names []string
-	err = applyDiff(ctx, view, diff, l.Entries, func(h *tar.Header) {
-		if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink {
-			names = append(names, h.Name)
-		}
-	})
-	err = errors.Join(err, done())
-	if err == nil {
-		err = shmLinks(dir, names)
-	}
+	err = errors.Join(applyDiff(ctx, view, diff, l.Entries, shmEntry), done())
 	if err != nil {
 		if errors.Is(err, unix.ENOSPC) {
 			err = fmt.Errorf("the pod's /dev/shm is smaller than what the container had in it: %w: %w", err, errdefs.ErrFailedPrecondition)
 		}
-		return nothing, errors.Join(err, removeLinks(dir, names), undo())
+		return nothing, errors.Join(err, undo())
 	}
 	return undo, nil
 }
 
-// removeLinks takes away what has been unpacked under these names, should it be a link.
-func removeLinks(dir string, names []string) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
+// shmEntry refuses symbolic links to what the kernel shows of whoever follows them: CRIU would follow them as the node's root, with the
+// node's files open. No other link is more than a process in the pod could have made: what is open behind one is refused
+// when the paths of open files are verified, which is after this.
+func shmEntry(h *tar.Header) error {
+	if h.Typeflag != tar.TypeSymlink {
+		return nil
 	}
-	defer root.Close()
-	for _, name := range names {
-		name = strings.TrimPrefix(path.Clean("/"+name), "/")
-		if info, err := root.Lstat(name); err == nil && info.Mode()&os.ModeSymlink != 0 {
-			if err := root.Remove(name); err != nil {
-				return err
-			}
-		}
+	target := path.Clean(h.Linkname)
+	if slices.Contains(strings.Split(target, "/"), "proc") || strings.HasPrefix(target, "/dev/fd") {
+		return fmt.Errorf("entry %.200q: it is a symbolic link to %.200q, and none in /dev/shm may lead to procfs: %w", h.Name, h.Linkname, errdefs.ErrPermissionDenied)
 	}
 	return nil
-}
-
-// shmLinks refuses symbolic links that the checkpoint has brought and that lead out of /dev/shm: whoever follows one as the
-// node's root, as CRIU would, is led out of the container.
-func shmLinks(dir string, names []string) error {
-	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("the pod's /dev/shm: %w", err)
-	}
-	defer unix.Close(root)
-	for _, name := range names {
-		name = strings.TrimPrefix(path.Clean("/"+name), "/")
-		refuse := func(why string) error {
-			return fmt.Errorf("the checkpoint's files of /dev/shm: %.200q %s: %w", name, why, errdefs.ErrPermissionDenied)
-		}
-		fd, err := unix.Openat2(root, name, &unix.OpenHow{
-			Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-		})
-		if errors.Is(err, unix.ENOENT) {
-			continue // something else has replaced it
-		}
-		if err != nil {
-			return refuse("is behind a symbolic link")
-		}
-		buf := make([]byte, unix.PathMax)
-		n, err := unix.Readlinkat(fd, "", buf)
-		unix.Close(fd)
-		if err == nil && !staysInShm(name, string(buf[:n])) {
-			return refuse(fmt.Sprintf("is a symbolic link to %.200q, which leads out of /dev/shm", buf[:n]))
-		}
-	}
-	return nil
-}
-
-// staysInShm says that a link at a path without links leads to something in /dev/shm, whatever other such links there are: it
-// goes up only from where it is itself, and not too far.
-func staysInShm(name, target string) bool {
-	up, rest := strings.Count(name, "/"), target
-	if path.IsAbs(target) {
-		var ok bool
-		if rest, ok = strings.CutPrefix(target, shmPath+"/"); !ok {
-			return false
-		}
-		up = 0
-	}
-	for first, more, found := strings.Cut(rest, "/"); first == ".."; first, more, found = strings.Cut(rest, "/") {
-		if up--; up < 0 {
-			return false
-		}
-		if rest = more; !found {
-			break
-		}
-	}
-	return !slices.Contains(strings.Split(rest, "/"), "..")
 }
 
 // podShm returns the directory of the node that is the pod's /dev/shm, never the node's own.

@@ -3,74 +3,52 @@ package verify
 import (
 	"errors"
 	"fmt"
-	"path"
-	"slices"
-	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	criu_fs "github.com/checkpoint-restore/go-criu/v7/crit/images/fs"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mm"
 	remap_file_path "github.com/checkpoint-restore/go-criu/v7/crit/images/remap-file-path"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
-// Access checks that the container's own user could open the files that CRIU opens for its processes. CRIU opens them
+// access checks that the container's own user could open the files that CRIU opens for its processes. CRIU opens them
 // as root of the host (criu/files-reg.c, open_path), so nobody asks for the permissions of a file
-// again. root is where the container's root file system is mounted, with the checkpoint's changes; mounts of
-// the spec are looked at on the host. It is to be asked after [Images].
+// again. Mounts of the spec are looked at on the host.
 //
 // Whoever may override permissions, as root in an ordinary pod, may open everything, and nothing is looked at.
 //
 // The kernel judges, as it will have judged when the file was first opened, but now: what
 // others change between this check and the restore is not seen. Files that are not there are for CRIU to complain of.
-func Access(images *criu.Images, spec *specs.Spec, root string) (*Report, error) {
-	a := &accessCheck{}
-	v := &verifier{images: images, spec: spec}
-	g, _, err := v.granted()
+func (c *container) access() error {
+	g, _, err := c.granted()
 	if err != nil || g.reachable.has(capDACOverride) {
-		return &a.report, err
+		return err
 	}
-	if v.processes, err = images.Processes(); err != nil {
-		return &a.report, err
+	u, err := newUser(g)
+	if err != nil {
+		return err
 	}
-	// What these would refuse has been reported by Images.
-	o := &openFiles{verifier: v, reachable: g.reachable, mounts: map[int32]string{}, tables: map[uint32]descriptors{}, remapped: map[uint32]bool{}}
-	for _, read := range []func() error{o.readFiles, o.readMounts, o.readDescriptors, o.readRemaps, o.socketQueues} {
-		if err := read(); err != nil {
-			return &a.report, err
-		}
+	defer u.close()
+	a := &accessCheck{
+		container: c, uses: map[uint32]*uses{},
+		paths: &paths{table: c.table, step: c.step, user: u, granted: g, searched: map[string]error{}},
 	}
-	a.openFiles, a.uses = o, map[uint32]*uses{}
-	a.paths = &paths{granted: g, fixed: slices.Concat(spec.Linux.ReadonlyPaths, spec.Linux.MaskedPaths), searched: map[string]error{}}
-	defer func() {
-		for _, p := range a.places {
-			p.close()
-		}
-	}()
-	if err := a.addPlaces(root); err != nil {
-		return &a.report, err
-	}
-	if a.user, err = newUser(g); err != nil {
-		return &a.report, err
-	}
-	defer a.user.close()
 	for _, check := range []func() error{a.collect, a.regularFiles, a.watched, a.bound} {
 		if err := check(); err != nil {
-			return &a.report, err
+			return err
 		}
 	}
-	return &a.report, nil
+	return c.over
 }
 
 // accessCheck is one such check.
 type accessCheck struct {
-	*openFiles
-	*paths
-	report Report
-	uses   map[uint32]*uses
+	*container
+	paths *paths
+	uses  map[uint32]*uses
 }
 
 // uses are what CRIU opens a regular file for.
@@ -147,51 +125,42 @@ func (a *accessCheck) collect() error {
 
 // note records that a user may not do something, unless there is no reason why.
 func (a *accessCheck) note(f *openFile, name, what string, why error) {
-	if why == nil || errors.Is(why, errAbsent) {
+	if why == nil || errors.Is(why, place.ErrAbsent) {
 		return
 	}
-	a.report.add(Finding{
+	a.refuse(Finding{
 		Check: "files", Object: f.String(), Field: "access", Found: what + " " + name,
-		Allowed: fmt.Sprintf("what user %d of the pod may open: %v", a.uid, why),
+		Allowed: fmt.Sprintf("what user %d of the pod may open: %v", a.paths.uid, why),
 		Remedy:  "give the pod's user or groups access to it, or take the checkpoint while the container does not have it open",
 	})
-}
-
-// pathOf returns the path of a file, which is resolved and clean.
-func pathOf(f *openFile, name string) (string, error) {
-	if !strings.HasPrefix(name, "/") || path.Clean(name) != name {
-		return "", malformed(filesImage, "file %d: path %.200q is not absolute and clean", f.GetId(), name)
-	}
-	return name, nil
 }
 
 // regularFiles checks what has an entry with a path: open files, named pipes, mappings, programs and directories.
 func (a *accessCheck) regularFiles() error {
 	for _, f := range a.files {
 		u := a.uses[f.GetId()]
-		if f.kind != fdinfo.FdTypes_REG || u == nil {
+		at, ok := a.places[f]
+		if f.kind != fdinfo.FdTypes_REG || u == nil || !ok {
 			continue
 		}
-		name, err := pathOf(f, f.GetReg().GetName())
-		if err != nil {
-			return err
-		}
+		name := at.Path
 		if u.isLink {
-			a.note(f, name, "removing", a.mayChange(name))
+			a.note(f, name, "removing", a.paths.mayReplace(name))
 		}
 		if u.stands != nil {
-			// CRIU makes the path and removes it again (criu/files-reg.c, rfi_remap). Of a deleted file the content is the
-			// checkpoint's; what has still a link that CRIU made when it took the checkpoint is opened by that.
-			a.note(f, name, "making", a.mayChange(name))
-			link := a.byID[u.stands.GetRemapId()]
-			if u.stands.GetRemapType() != remap_file_path.RemapType_LINKED || link == nil {
+			// CRIU makes the path and removes it again (criu/files-reg.c, rfi_remap), and moves away for that time what is there. Of a deleted
+			// file the content is the checkpoint's; what has still a link that CRIU made when it took the checkpoint is opened by that.
+			a.note(f, name, "making", a.paths.mayReplace(name))
+			at, ok = a.places[a.byID[u.stands.GetRemapId()]]
+			if u.stands.GetRemapType() != remap_file_path.RemapType_LINKED || !ok {
 				continue
 			}
-			if name, err = pathOf(link, link.GetReg().GetName()); err != nil {
-				return err
-			}
+			name = at.Path
 		}
 		a.openings(f, name, u)
+		if a.over != nil {
+			return a.over
+		}
 	}
 	return nil
 }
@@ -200,24 +169,24 @@ func (a *accessCheck) regularFiles() error {
 func (a *accessCheck) openings(f *openFile, name string, u *uses) {
 	read, write := u.opened[unix.O_RDONLY], u.opened[unix.O_WRONLY]
 	if u.opened[unix.O_RDWR] || u.opened[3] {
-		a.note(f, name, "open for reading and writing", a.may(name, unix.R_OK, unix.W_OK))
+		a.note(f, name, "open for reading and writing", a.paths.may(name, unix.R_OK, unix.W_OK))
 		read, write = false, false
 	}
 	if read {
-		a.note(f, name, "open for reading", a.may(name, unix.R_OK))
+		a.note(f, name, "open for reading", a.paths.may(name, unix.R_OK))
 	}
 	if write {
-		a.note(f, name, "open for writing", a.may(name, unix.W_OK))
+		a.note(f, name, "open for writing", a.paths.may(name, unix.W_OK))
 	}
 	if u.named {
-		a.note(f, name, "open by its name", a.may(name))
+		a.note(f, name, "open by its name", a.paths.may(name))
 	}
 	if u.entered {
-		a.note(f, name, "a process in", a.may(name, unix.X_OK))
+		a.note(f, name, "a process in", a.paths.may(name, unix.X_OK))
 	}
 	// A program need only be allowed to be executed.
-	if u.executed && a.may(name, unix.X_OK) != nil {
-		a.note(f, name, "executing", a.may(name, unix.R_OK))
+	if u.executed && a.paths.may(name, unix.X_OK) != nil {
+		a.note(f, name, "executing", a.paths.may(name, unix.R_OK))
 	}
 }
 
@@ -229,29 +198,28 @@ func (a *accessCheck) watched() error {
 			if name == "" {
 				continue // refused: see inotify
 			}
-			name, err := pathOf(f, name)
-			if err != nil {
-				return err
-			}
-			a.note(f, name, "watching", a.may(name, unix.R_OK))
+			a.note(f, name, "watching", a.paths.may(name, unix.R_OK))
 		}
 	}
 	return nil
 }
 
-// bound checks the sockets that are bound to a path: CRIU removes what is there, then makes them.
+// bound checks the sockets that are bound to a path: CRIU removes what is there, then makes them. One that was deleted it makes
+// beside that, and removes what has the name (criu/sk-unix.c, bind_on_deleted).
 func (a *accessCheck) bound() error {
-	trees := a.trees()
 	for _, f := range a.files {
-		name := string(f.GetUsk().GetName())
-		if name == "" || name[0] == 0 {
+		at, ok := a.places[f]
+		if f.kind != fdinfo.FdTypes_UNIXSK || !ok {
 			continue
 		}
-		end, _, err := walk(trees, f.GetUsk().GetNameDir()+"/"+strings.TrimRight(name, "\x00"), true)
-		if err != nil {
-			continue // refused: see Links
+		a.note(f, at.Path, "making", a.paths.mayReplace(at.Path))
+		if f.GetUsk().GetDeleted() {
+			beside := at.Path + ".criu-sk-ghost"
+			a.note(f, beside, "making", a.paths.mayReplace(beside))
 		}
-		a.note(f, end, "making", a.mayReplace(end))
+		if a.over != nil {
+			return a.over
+		}
 	}
 	return nil
 }

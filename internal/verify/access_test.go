@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
 
@@ -101,12 +100,9 @@ func accessSpec() *specs.Spec {
 func accessTo(t *testing.T, spec *specs.Spec, root string, images ...map[string]string) (*Report, error) {
 	t.Helper()
 	all := merged(append([]map[string]string{criutest.Checkpoint(criutest.Task{PID: 1})}, images...)...)
-	opened, err := criu.OpenImages(write(t, all))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer opened.Close()
-	return Access(opened, spec, root)
+	report := &Report{}
+	return report, inContainer(t, subjectOf(t, stage(t, all, spec, root), spec, Rules{}), root, report,
+		(*container).paths, (*container).sockets, (*container).access)
 }
 
 // mappedAs maps a file instead of the program, and is run as one.
@@ -203,7 +199,7 @@ func TestAccess(t *testing.T) {
 		"a hidden directory":          {files: dir("/hidden"), finds: "open for reading /hidden"},
 		"absent":                      {files: reg("/none", both)},
 		"below a file":                {files: reg("/all/none", both), finds: "/all: owner 0:0, mode 0644"},
-		"symbolic link":               {files: reg("/link", read), finds: "a symbolic link"},
+		"symbolic link":               {files: reg("/link", read), finds: "the symbolic link /link"},
 		"symbolic link itself":        {files: regularAt("/link", 0o120777, criutest.RootMount, unix.O_PATH|unix.O_NOFOLLOW)},
 		"device":                      {files: regularAt("/device", 0o20600, criutest.RootMount, both), finds: "/device"},
 		"named pipe":                  {files: fifoAt("/fifo"), images: undescribed(), finds: "/fifo"},

@@ -55,15 +55,15 @@ func TestAccessMounts(t *testing.T) {
 		"own, read-only":              {at("/vol/own", both), nil, bind("/vol", volume, "ro"), "/vol/own"},
 		"read-only is another matter": {at("/vol/writable", both), nil, bind("/vol", volume, "ro"), ""},
 		"through a link of the image": {at("/hidden/vol/secret", read), nil, bind("/var/vol", volume), "/hidden/vol/secret"},
-		"volume with a link":          {at("/vol/link", read), nil, bind("/vol", volume), "a symbolic link"},
-		"no such volume":              {at("/vol/all", read), nil, bind("/vol", "/nonexistent"), "cannot be opened"},
+		"volume with a link":          {at("/vol/link", read), nil, bind("/vol", volume), "the symbolic link /vol/link"},
+		"no such volume":              {at("/vol/all", read), nil, bind("/vol", "/nonexistent", "rw"), "cannot be opened"},
 		"deeper volume":               {at("/vol/mine/all", read), nil, func(s *specs.Spec) { bind("/vol/mine", volume)(s); bind("/vol", volume)(s) }, ""},
-		"device of all":               {at("/dev/null", both), devs, nil, ""},
+		"device of all":               {at("/dev/null", both), devs, device(0o600, 0), ""},
 		"device of root":              {at("/dev/disk", read), devs, device(0o600, 0), "/dev/disk"},
 		"device of a group":           {at("/dev/disk", both), devs, device(0o660, 2000), ""},
 		"device of another group":     {at("/dev/disk", both), devs, device(0o660, 3000), "mode 0660"},
 		"device to read":              {at("/dev/disk", both), devs, device(0o640, 2000), "open for reading and writing"},
-		"device of nobody":            {at("/dev/disk", read), devs, nil, "/dev/disk"},
+		"device of nobody":            {at("/dev/disk", read), devs, nil, "./disk, b 8:1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := accessSpec()

@@ -17,16 +17,9 @@ func (o *openFiles) inotify(f *openFile) error {
 				Allowed: "watches of paths in the container", Remedy: "take the checkpoint while the container watches nothing that was deleted"})
 			continue
 		}
-		var mount *int32
-		if h.MntId != nil {
-			id := int32(h.GetMntId())
-			mount = &id
-		}
-		if err := o.name(f, h.GetPath(), mount); err != nil {
+		if err := o.name(f, h.GetPath()); err != nil {
 			return err
 		}
-		// The watch is of the name only.
-		o.kernelFile(&openFile{FileEntry: f.FileEntry, kind: f.kind, flags: unix.O_PATH}, h.GetPath(), unix.S_IFREG)
 	}
 	return nil
 }

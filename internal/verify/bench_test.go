@@ -60,7 +60,7 @@ func BenchmarkLayout(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		v, err := newVerifier(images, spec)
+		v, err := newVerifier(b.Context(), Subject{Images: images, Spec: spec}, &Report{})
 		if err != nil {
 			b.Fatal(err)
 		}

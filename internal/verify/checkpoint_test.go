@@ -7,12 +7,10 @@ import (
 	"strings"
 	"testing"
 
-	criu_core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
 
@@ -37,39 +35,16 @@ func strictPod(t *testing.T) *specs.Spec {
 // layout runs the checks of the images' names, namespaces and memory.
 func layout(t testing.TB, files map[string]string, spec *specs.Spec) (*Report, error) {
 	t.Helper()
-	dir := t.TempDir()
-	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	images, err := criu.OpenImages(dir)
+	v, err := verifierOf(t, files, spec)
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer images.Close()
-	v, err := newVerifier(images, spec)
-	if err != nil {
-		t.Fatal(err)
+		return &Report{}, err
 	}
 	for _, check := range []func() error{v.names, v.inventory, v.processNamespaces, v.memory} {
 		if err := check(); err != nil {
-			return &v.report, err
+			return v.report, err
 		}
 	}
-	for tid, core := range v.edited {
-		if err := v.replace(criu.CoreName(tid), "CORE", core); err != nil {
-			return &v.report, err
-		}
-	}
-	return &v.report, nil
-}
-
-func newVerifier(images *criu.Images, spec *specs.Spec) (*verifier, error) {
-	v := &verifier{images: images, spec: spec, edited: map[uint32]*criu_core.CoreEntry{}}
-	var err error
-	v.processes, err = images.Processes()
-	return v, err
+	return v.report, v.replaceEdited()
 }
 
 // single is a checkpoint of one process.

@@ -10,7 +10,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
 
@@ -71,30 +70,23 @@ func node(t *testing.T, change ...func(*inherited)) {
 // compared runs some of the checks over images of a directory, with what follows them in Images.
 func compared(t *testing.T, files map[string]string, spec *specs.Spec, checks ...func(*verifier) error) (*Report, error) {
 	t.Helper()
-	images, err := criu.OpenImages(write(t, files))
+	v, err := verifierOf(t, files, spec)
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer images.Close()
-	v := &verifier{images: images, spec: spec, edited: map[uint32]*criu_core.CoreEntry{}}
-	if v.processes, err = images.Processes(); err != nil {
 		t.Fatal(err)
 	}
 	for _, check := range checks {
 		if err := check(v); err != nil {
-			return &v.report, err
+			return v.report, err
 		}
 	}
-	for tid, core := range v.edited {
-		if err := v.replace(criu.CoreName(tid), "CORE", core); err != nil {
-			t.Fatal(err)
-		}
+	if err := v.replaceEdited(); err != nil {
+		t.Fatal(err)
 	}
-	return &v.report, nil
+	return v.report, nil
 }
 
-// places are the threads whose credentials a checkpoint has: every one is restored by itself.
-var places = map[string]func(*creds.CredsEntry, func(*creds.CredsEntry)) (string, map[string]string){
+// holders are the threads whose credentials a checkpoint has: every one is restored by itself.
+var holders = map[string]func(*creds.CredsEntry, func(*creds.CredsEntry)) (string, map[string]string){
 	"first process": func(honest *creds.CredsEntry, attack func(*creds.CredsEntry)) (string, map[string]string) {
 		return "process 1", criutest.Tasks(criutest.Task{PID: 1, Core: core(honest, attack)})
 	},
@@ -252,7 +244,7 @@ func TestCredentials(t *testing.T) {
 		{"label of sockets", root(), asRoot, func(c *creds.CredsEntry) { c.LsmSockcreate = proto.String("x") }, "LSM label of new sockets"},
 		{"AppArmor data", root(), asRoot, func(c *creds.CredsEntry) { c.ApparmorData = []byte("x") }, "AppArmor data"},
 	} {
-		for place, images := range places {
+		for place, images := range holders {
 			t.Run(c.name+"/"+place, func(t *testing.T) {
 				honest := criutest.Creds()
 				c.honest(honest)

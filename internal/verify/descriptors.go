@@ -57,12 +57,40 @@ func (o *openFiles) readTable(image string) (descriptors, error) {
 			return nil, malformed(image, "descriptor %d has flags %#x", e.GetFd(), e.GetFlags())
 		}
 		f.used, table[e.GetFd()] = true, f
-		// CRIU makes sockets with this label (criu/lsm.c, run_setsockcreatecon).
-		if label := e.GetXattrSecuritySelinux(); label != "" && label != o.spec.Process.SelinuxLabel {
-			o.refuse(Finding{Check: "files", Object: f.String(), Field: "SELinux label", Found: label, Allowed: o.spec.Process.SelinuxLabel})
+		if err := o.step(1); err != nil {
+			return nil, err
 		}
 	}
 	return table, nil
+}
+
+// labels checks the labels with which CRIU makes sockets (criu/lsm.c, run_setsockcreatecon).
+func (o *openFiles) labels() error {
+	seen := map[uint32]bool{}
+	for _, p := range o.processes {
+		if p.Dead() {
+			continue
+		}
+		ids, err := o.images.IDs(p.GetPid())
+		if err != nil {
+			return err
+		}
+		id := ids.GetFilesId()
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		entries, err := criu.Entries[*fdinfo.FdinfoEntry](o.images, fmt.Sprintf("fdinfo-%d.img", id), "FDINFO")
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if label := e.GetXattrSecuritySelinux(); label != "" && label != o.spec.Process.SelinuxLabel {
+				o.refuse(Finding{Check: "files", Object: o.byID[e.GetId()].String(), Field: "SELinux label", Found: label, Allowed: o.spec.Process.SelinuxLabel})
+			}
+		}
+	}
+	return nil
 }
 
 // directories checks the root and the working directory of every process.

@@ -2,9 +2,10 @@ package verify
 
 import (
 	"fmt"
-	"os"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 // device is a device as a container sees it.
@@ -15,12 +16,6 @@ type device struct {
 
 func (d device) String() string { return fmt.Sprintf("%c %d:%d", d.kind, d.major, d.minor) }
 
-// access is who may open a device.
-type access struct {
-	mode     os.FileMode
-	uid, gid uint32
-}
-
 // defaultDevices are those that runc makes in every container (runc: specconv/spec_linux.go, AllowedDevices).
 var defaultDevices = map[device]string{
 	{'c', 1, 3}: "/dev/null", {'c', 1, 8}: "/dev/random", {'c', 1, 7}: "/dev/full",
@@ -28,10 +23,10 @@ var defaultDevices = map[device]string{
 }
 
 // devices returns the devices that runc makes for the spec.
-func devices(spec *specs.Spec) map[device]access {
-	out := map[device]access{}
+func devices(spec *specs.Spec) map[device]place.Node {
+	out := map[device]place.Node{}
 	for d := range defaultDevices {
-		out[d] = access{mode: 0o666}
+		out[d] = place.Node{Mode: 0o666}
 	}
 	for _, d := range spec.Linux.Devices {
 		kind := byte('c')
@@ -41,15 +36,15 @@ func devices(spec *specs.Spec) map[device]access {
 		case "p":
 			continue
 		}
-		a := access{mode: 0o666}
+		a := place.Node{Mode: 0o666}
 		if d.FileMode != nil {
-			a.mode = d.FileMode.Perm()
+			a.Mode = d.FileMode.Perm()
 		}
 		if d.UID != nil {
-			a.uid = *d.UID
+			a.UID = *d.UID
 		}
 		if d.GID != nil {
-			a.gid = *d.GID
+			a.GID = *d.GID
 		}
 		out[device{kind, d.Major, d.Minor}] = a
 	}

@@ -66,8 +66,8 @@ func FuzzTmpfs(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer images.Close()
-		v := &verifier{images: images, spec: &specs.Spec{Linux: &specs.Linux{}}}
-		out, err := v.repack(name, "/dev", nil)
+		v := &verifier{budget: budget{ctx: t.Context()}, images: images, spec: &specs.Spec{Linux: &specs.Linux{}}, report: &Report{}}
+		out, _, err := v.repack(name, "/dev", nil)
 		if err != nil {
 			if !errdefs.IsInvalidArgument(err) {
 				t.Errorf("error %v", err)

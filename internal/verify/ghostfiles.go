@@ -6,7 +6,6 @@ import (
 	"io"
 	"path"
 	"regexp"
-	"strconv"
 	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
@@ -60,37 +59,32 @@ func (o *openFiles) readRemaps() error {
 // maxPID is the largest that a kernel has (PID_MAX_LIMIT).
 const maxPID = 4 << 20
 
-// deadProcesses checks the files of processes that CRIU makes only to open a file of theirs in procfs
-// (criu/files-reg.c, collect_remap_dead_process).
-func (o *openFiles) deadProcesses() error {
-	for _, r := range o.remaps {
-		if r.GetRemapType() != remap_file_path.RemapType_PROCFS {
-			continue
-		}
-		name := r.file.GetReg().GetName()
-		if kind, _ := o.filesystem(name); kind != unix.PROC_SUPER_MAGIC || !below(path.Join("/proc", strconv.Itoa(int(r.GetRemapId()))), name) {
-			return malformed(remapImage, "file %d: it is no file of process %d", r.GetOrigId(), r.GetRemapId())
-		}
-	}
-	return nil
-}
-
 // linkName is how CRIU names links of its own to files that had lost a name (criu/files-reg.c, create_link_remap).
 var linkName = regexp.MustCompile(`^link_remap\.[0-9]+$`)
 
-// ghosts checks what CRIU makes for files that have been deleted. It makes, links and
-// deletes it with all rights of root, and makes a read-only mount writable for it (criu/mount.c, try_remount_writable).
+// ghosts checks what CRIU makes for files that have been deleted: it makes, links and
+// deletes it with all rights of root. Where it does is for deleted.
 func (o *openFiles) ghosts() error {
 	types := map[uint32]uint32{}
+	standsIn := map[uint32]bool{}
 	for _, r := range o.remaps {
+		standsIn[r.GetOrigId()] = true
+	}
+	for _, r := range o.remaps {
+		if err := o.step(1); err != nil {
+			return err
+		}
 		reg := r.file.GetReg()
 		switch r.GetRemapType() {
 		case remap_file_path.RemapType_PROCFS:
-			continue
 		case remap_file_path.RemapType_LINKED:
 			link := o.byID[r.GetRemapId()]
 			if link == nil || link.kind != fdinfo.FdTypes_REG || link.GetReg().GetMntId() != reg.GetMntId() {
 				return malformed(remapImage, "file %d: there is no file %d in its mount", r.GetOrigId(), r.GetRemapId())
+			}
+			// CRIU makes what stands in for it, and deletes the link before that is taken away.
+			if standsIn[r.GetRemapId()] {
+				return malformed(remapImage, "file %d: what stands in for it, file %d, is deleted as well", r.GetOrigId(), r.GetRemapId())
 			}
 			// CRIU deletes it afterwards.
 			if name := link.GetReg().GetName(); !linkName.MatchString(path.Base(name)) {
@@ -115,17 +109,15 @@ func (o *openFiles) ghosts() error {
 		default:
 			return malformed(remapImage, "file %d: what stands in for it is of unknown type %d", r.GetOrigId(), r.GetRemapType())
 		}
-		if name := reg.GetName(); !o.writable(name) {
-			o.refuse(Finding{Check: "files", Object: r.file.String(), Field: "mount", Found: "a deleted file in a read-only mount", Allowed: "deleted files where the pod may write",
-				Remedy: "take the checkpoint while the container does not have it open"})
-		}
 	}
 	return nil
 }
 
+func (r *remap) image() string { return fmt.Sprintf("ghost-file-%x.img", r.GetRemapId()) }
+
 // ghost checks the image with a deleted file and returns its type.
 func (o *openFiles) ghost(r *remap) (format uint32, err error) {
-	image := fmt.Sprintf("ghost-file-%x.img", r.GetRemapId())
+	image := r.image()
 	e := &ghost_file.GhostFileEntry{}
 	entries := 0
 	err = o.images.EachWithData(image, "GHOST_FILE", func(i int, entry []byte, rest io.Reader) error {
@@ -163,7 +155,7 @@ func (o *openFiles) ghost(r *remap) (format uint32, err error) {
 	default:
 		refuse("deleted file", "no device: devices come from the pod, not from a checkpoint")
 	}
-	if format != unix.S_IFDIR && e.GetMode()&(unix.S_ISUID|unix.S_ISGID) != 0 {
+	if e.GetMode()&(unix.S_ISUID|unix.S_ISGID) != 0 {
 		refuse("deleted file", "no set-user-ID or set-group-ID: CRIU would make it for any user")
 	}
 	return format, nil

@@ -14,14 +14,14 @@ import (
 	"github.com/cri-restore/cri-restore/internal/criu"
 )
 
-// HostNamespaces checks the checkpoint's CRIU images, which are what CRIU goes by, against the
+// hostNamespaces checks the checkpoint's CRIU images, which are what CRIU goes by, against the
 // final spec of the new container. The error, of class errdefs.ErrFailedPrecondition, names
 // every difference that stands in the way of a restore; it is of class
 // errdefs.ErrInvalidArgument if the images cannot be read.
 //
 // containerd gives a container the network and PID namespace by path even if it is the
 // host's, so that the specs of the two pods look alike.
-func HostNamespaces(images *criu.Images, is *specs.Spec) error {
+func hostNamespaces(images *criu.Images, is *specs.Spec) error {
 	shared, err := images.SharedNamespaces()
 	if err != nil {
 		return err

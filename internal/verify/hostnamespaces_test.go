@@ -55,7 +55,7 @@ func TestHostNamespaces(t *testing.T) {
 		"two":                          {[]specs.LinuxNamespaceType{net}, pod(), []string{"network namespace", "user namespace"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := HostNamespaces(opened(t, criutest.Images(criutest.Processes{1: c.shared})), c.is)
+			err := hostNamespaces(opened(t, criutest.Images(criutest.Processes{1: c.shared})), c.is)
 			if len(c.says) == 0 {
 				if err != nil {
 					t.Error(err)
@@ -73,12 +73,12 @@ func TestHostNamespaces(t *testing.T) {
 		})
 	}
 	t.Run("no images", func(t *testing.T) {
-		if err := HostNamespaces(opened(t, nil), pod()); !errdefs.IsInvalidArgument(err) {
+		if err := hostNamespaces(opened(t, nil), pod()); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("error %v, want invalid argument", err)
 		}
 	})
 	t.Run("no such namespace", func(t *testing.T) {
-		err := HostNamespaces(opened(t, criutest.Images(criutest.Processes{1: {user}})), pod(specs.LinuxNamespace{Type: net, Path: other + "x"}))
+		err := hostNamespaces(opened(t, criutest.Images(criutest.Processes{1: {user}})), pod(specs.LinuxNamespace{Type: net, Path: other + "x"}))
 		if err == nil || !strings.Contains(err.Error(), other+"x") {
 			t.Errorf("error %v", err)
 		}
@@ -96,7 +96,7 @@ func opened(t *testing.T, files map[string]string) *criu.Images {
 	return images
 }
 
-func write(t *testing.T, files map[string]string) string {
+func write(t testing.TB, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, content := range files {

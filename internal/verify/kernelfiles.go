@@ -1,74 +1,43 @@
 package verify
 
 import (
-	"path"
+	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 // kernelFile checks files that the kernel makes up: what they give depends on who has opened
 // them (struct file's f_cred), and CRIU opens them as host root.
-func (o *openFiles) kernelFile(f *openFile, name string, mode uint32) {
-	kind, rest := o.filesystem(name)
-	if i := inProc(name); kind != unix.PROC_SUPER_MAGIC && i >= 0 {
-		kind, rest = unix.PROC_SUPER_MAGIC, name[i:]
-	}
+func (c *container) kernelFile(f *openFile, p place.Place, mode, flags uint32) {
 	why := ""
-	switch kind {
+	switch kind := p.FSType(); kind {
 	case unix.PROC_SUPER_MAGIC:
-		why = o.procFile(strings.FieldsFunc(rest, func(r rune) bool { return r == '/' }), mode, f.flags)
+		why = c.procFile(p, mode, flags)
 	case unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC:
-		if !o.could("CAP_SYS_ADMIN") && !readableByAll(mode, f.flags) {
+		if !c.could("CAP_SYS_ADMIN") && !readableByAll(mode, flags) {
 			why = "only reading what everybody may read, for lack of CAP_SYS_ADMIN"
 		}
 	case unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC, unix.EFIVARFS_MAGIC, unix.PSTOREFS_MAGIC:
-		if !o.could("CAP_SYS_ADMIN") {
+		if !c.could("CAP_SYS_ADMIN") {
 			why = "no file of this file system, for lack of CAP_SYS_ADMIN"
 		}
+	default:
+		// A procfs may come into a volume after this.
+		if i := inProc(p.Path); i >= 0 && p.Mount.Kind != place.Hidden {
+			why = "files of the container's own procfs"
+		}
+	}
+	if p.Mount.Kind == place.Mqueue && !c.could("CAP_DAC_OVERRIDE") && !everybodyMay(mode, flags) {
+		why = "message queues that are open to everybody, for lack of CAP_DAC_OVERRIDE"
 	}
 	if why != "" {
-		o.refuse(Finding{Check: "files", Object: f.String(), Field: "name", Found: name + " (mode " + octal(mode) + ")", Allowed: why,
+		c.refuse(Finding{Check: "files", Object: f.String(), Field: "name", Found: p.Path + " (mode " + octal(mode) + ")", Allowed: why,
 			Remedy: "take the checkpoint while the container does not have it open"})
 	}
-}
-
-// filesystem returns the magic number of the file system that the spec puts at a path, and the path
-// within it. What a path within a volume names is asked from the host.
-func (o *openFiles) filesystem(name string) (kind int64, rest string) {
-	var found specs.Mount
-	at := ""
-	for _, m := range o.spec.Mounts {
-		if dst := path.Join("/", m.Destination); below(dst, name) && len(dst) >= len(at) {
-			at, found = dst, m
-		}
-	}
-	if at == "" {
-		return 0, name
-	}
-	for _, masked := range o.spec.Linux.MaskedPaths {
-		if below(path.Join("/", masked), name) {
-			return 0, name
-		}
-	}
-	rest = strings.TrimPrefix(name, at)
-	switch found.Type {
-	case "proc":
-		return unix.PROC_SUPER_MAGIC, rest
-	case "sysfs":
-		return unix.SYSFS_MAGIC, rest
-	case "cgroup", "cgroup2":
-		return unix.CGROUP_SUPER_MAGIC, rest
-	}
-	var st unix.Statfs_t
-	for _, source := range []string{path.Join(found.Source, rest), found.Source} {
-		if found.Source != "" && unix.Statfs(source, &st) == nil {
-			return st.Type, rest
-		}
-	}
-	return 0, rest
 }
 
 // inProc returns where a path goes on after a procfs, by its looks, or -1. Volumes may hold one.
@@ -79,8 +48,7 @@ func inProc(name string) int {
 			return -1
 		}
 		at += i + len("/proc")
-		first, _, _ := strings.Cut(name[at+1:], "/")
-		if first == "self" || first == "thread-self" || isNumber(first) {
+		if first, _, _ := strings.Cut(name[at+1:], "/"); isProcess(first) {
 			return at
 		}
 	}
@@ -100,6 +68,19 @@ func readableByAll(mode, flags uint32) bool {
 	}
 	return flags&unix.O_ACCMODE == unix.O_RDONLY && mode&0o004 != 0
 }
+
+// everybodyMay says whether a file with this mode might have been opened by everybody. CRIU opens no file of another mode than the
+// image has (criu/files-reg.c, validate_file).
+func everybodyMay(mode, flags uint32) bool {
+	if flags&unix.O_PATH != 0 || isDirectory(mode) && flags&unix.O_ACCMODE == unix.O_RDONLY {
+		return true
+	}
+	need := map[uint32]uint32{unix.O_RDONLY: 4, unix.O_WRONLY: 2, unix.O_RDWR: 6, unix.O_ACCMODE: 6}[flags&unix.O_ACCMODE]
+	return mode&need == need
+}
+
+// isProcess says whether an entry of a procfs is about a process.
+func isProcess(name string) bool { return name == "self" || name == "thread-self" || isNumber(name) }
 
 // Files of procfs whose content does not depend on who has opened them.
 var (
@@ -123,8 +104,18 @@ func nameSet(s string) map[string]bool {
 }
 
 // procFile says what would be allowed in the place of a file of procfs, or nothing if the file is.
-func (o *openFiles) procFile(parts []string, mode, flags uint32) string {
+func (c *container) procFile(p place.Place, mode, flags uint32) string {
 	const plain = "files of procfs that tell everybody the same"
+	parts := strings.FieldsFunc(p.InFS(), func(r rune) bool { return r == '/' })
+	if p.Mount.Kind != place.Proc {
+		// Of the node, or of another container: its numbers are those of other processes. Of a part the names are others.
+		if isDirectory(mode) && !slices.ContainsFunc(parts, func(s string) bool { return isProcess(s) || procLists[s] }) {
+			return ""
+		}
+		if p.Mount.Base == nil || !p.Mount.Base.IsTop() || len(parts) == 0 || isNumber(parts[0]) {
+			return plain
+		}
+	}
 	if len(parts) == 0 {
 		return ""
 	}
@@ -133,7 +124,7 @@ func (o *openFiles) procFile(parts []string, mode, flags uint32) string {
 		case !readableByAll(mode, flags):
 			return plain
 		case isDirectory(mode), parts[0] == "sys", parts[0] == "pressure", len(parts) == 1 && procFiles[parts[0]]:
-			if parts[0] == "self" || parts[0] == "thread-self" {
+			if isProcess(parts[0]) {
 				return plain
 			}
 			return ""
@@ -141,7 +132,7 @@ func (o *openFiles) procFile(parts []string, mode, flags uint32) string {
 		return plain
 	}
 	pid, _ := strconv.ParseUint(parts[0], 10, 32)
-	if !o.knowsPID(pid) && !o.remapped[uint32(pid)] {
+	if !c.knowsPID(pid) && !c.remapped[uint32(pid)] {
 		return "files of processes of the checkpoint"
 	}
 	parts = parts[1:]

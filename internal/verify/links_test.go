@@ -1,22 +1,18 @@
 package verify
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
 	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
 
@@ -60,6 +56,9 @@ func linkFree(t *testing.T, links map[string]string) string {
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +68,6 @@ func linkFree(t *testing.T, links map[string]string) string {
 
 func TestLinks(t *testing.T) {
 	const path = unix.O_PATH | unix.O_NOFOLLOW
-	procfs := mounted("/proc", "proc", "proc")
 	for name, c := range map[string]struct {
 		file  []*fdinfo.FileEntry
 		links map[string]string
@@ -83,7 +81,7 @@ func TestLinks(t *testing.T) {
 		"link is followed":       {regularAt("/data/link", 0o120777, criutest.RootMount, unix.O_PATH), map[string]string{"data/link": "/etc"}, "symbolic link /data/link"},
 		"link on the way":        {regularAt("/data/link", 0o120777, criutest.RootMount, path), map[string]string{"data": "/etc"}, "symbolic link /data"},
 		"watch":                  {[]*fdinfo.FileEntry{watchOf("/data/x", criutest.RootMount)}, map[string]string{"data": "/etc"}, "symbolic link /data"},
-		"below a mount point":    {regularAt("/dev/null", 0o20666, criutest.DevMount, 0), map[string]string{"dev": "/etc"}, ""},
+		"below a mount point":    {regularAt("/dev/null", 0o20666, criutest.DevMount, 0), map[string]string{"dev/null": "/etc"}, ""},
 		"socket":                 {[]*fdinfo.FileEntry{criutest.UnixSocket(9, 0, "/var/run/a.sock")}, map[string]string{"var": "data"}, ""},
 		"socket, absolute":       {[]*fdinfo.FileEntry{criutest.UnixSocket(9, 0, "/run/a.sock")}, map[string]string{"run": "/data"}, ""},
 		"socket outside":         {[]*fdinfo.FileEntry{criutest.UnixSocket(9, 0, "/run/a.sock")}, map[string]string{"run": "/proc/self/fd/1000"}, "outside procfs"},
@@ -93,17 +91,12 @@ func TestLinks(t *testing.T) {
 		"a way up is no way out": {[]*fdinfo.FileEntry{criutest.UnixSocket(9, 0, "/run/a.sock")}, map[string]string{"run": "../../../data"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			images, err := criu.OpenImages(write(t, merged(criutest.Tasks(criutest.Task{PID: 1}), criutest.Files(c.file...))))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer images.Close()
-			report, err := Links(images, filesSpec(procfs), linkFree(t, c.links))
+			report, err := openFilesIn(t, linkFree(t, c.links), criutest.Files(c.file...), filesSpec(nil), Rules{})
 			requireFinding(t, report, err, c.finds)
 
 			// The same in a volume.
 			volume := linkFree(t, c.links)
-			report, err = openFilesOf(t, criutest.Files(moved(c.file, "/volume")...), filesSpec(func(s *specs.Spec) { procfs(s); mounted("/volume", "bind", volume)(s) }), Rules{})
+			report, err = openFilesOf(t, criutest.Files(moved(c.file, "/volume")...), filesSpec(mounted("/volume", "bind", volume)), Rules{})
 			if strings.HasPrefix(name, "socket") || strings.HasPrefix(name, "a way") || strings.HasPrefix(name, "below") {
 				return // what is absolute leads elsewhere
 			}
@@ -144,19 +137,7 @@ func requireFinding(t *testing.T, r *Report, err error, finds string) {
 // TestLinksOfTmpfs: CRIU unpacks an archive of the checkpoint into a tmpfs.
 func TestLinksOfTmpfs(t *testing.T) {
 	archived := func(name, target string) map[string]string {
-		var b bytes.Buffer
-		z := gzip.NewWriter(&b)
-		w := tar.NewWriter(z)
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target}); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err := z.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return map[string]string{"tmpfs-dev-52.tar.gz.img": b.String()}
+		return map[string]string{"tmpfs-dev-52.tar.gz.img": criutest.Archive(append(slices.DeleteFunc(criutest.DevFiles(), func(e criutest.Entry) bool { return e.Name == name }), criutest.Link(name, target))...)}
 	}
 	zero := regularAt("/dev/zero", 0o20666, criutest.DevMount, 0)
 	testFiles(t, map[string]filesCase{

@@ -211,7 +211,6 @@ func (m *memory) mapping(s *space, e *vma.VmaEntry) error {
 		if e.GetShmid() > 1<<32-1 || m.files[uint32(e.GetShmid())] != file {
 			return fmt.Errorf("it is of file %d, which is not such a file", e.GetShmid())
 		}
-		m.writes(e)
 		allowed = mapExtraFlags
 	case status == kindSocket:
 		if kind != mapShared {
@@ -239,16 +238,31 @@ func (m *memory) mapping(s *space, e *vma.VmaEntry) error {
 	return nil
 }
 
-// writes compares a file that is opened for writing because it is mapped so. The flags of a mapping are
+// mapped compares files that are opened for writing because they are mapped so. The flags of a mapping are
 // its own: files.img has those of the first one of the same file.
-func (m *memory) writes(e *vma.VmaEntry) {
-	flags := fileFlags(e)
-	file := m.regular[uint32(e.GetShmid())]
-	if file == nil || flags == unix.O_RDONLY {
-		return
+func (c *container) mapped() error {
+	for _, p := range c.processes {
+		if p.Dead() {
+			continue
+		}
+		m, err := criu.One[*mm.MmEntry](c.images, fmt.Sprintf("mm-%d.img", p.GetPid()), "MM")
+		if err != nil {
+			return err
+		}
+		if err := c.step(len(m.GetVmas())); err != nil {
+			return err
+		}
+		for _, e := range m.GetVmas() {
+			if e.GetStatus()&(areaFilePrivate|areaFileShared) == 0 || e.GetStatus()&areaMemfd != 0 || fileFlags(e) == unix.O_RDONLY {
+				continue
+			}
+			f := c.byID[uint32(e.GetShmid())]
+			if at, ok := c.places[f]; ok && f.kind == fdinfo.FdTypes_REG {
+				c.kernelFile(f, at, f.GetReg().GetMode(), fileFlags(e))
+			}
+		}
 	}
-	o := &openFiles{verifier: m.verifier, reachable: m.reachable}
-	o.kernelFile(&openFile{FileEntry: file, kind: fdinfo.FdTypes_REG, flags: flags}, file.GetReg().GetName(), file.GetReg().GetMode())
+	return nil
 }
 
 // fileFlags are the flags with which CRIU opens a file to map it (criu/files-reg.c, collect_filemap).

@@ -65,32 +65,29 @@ func TestMappings(t *testing.T) {
 	}
 	cases := map[string]judgement{
 		// Honest ones.
-		"heap":                        mapped(judgement{}, area(0x221, 0x22)),
-		"stack":                       mapped(judgement{}, area(0x201, 0x122)),
-		"not reserved":                mapped(judgement{}, area(0x201, 0x4022)),
-		"huge pages":                  mapped(judgement{}, area(0x201, 0x40022|21<<26)),
-		"droppable":                   mapped(judgement{}, area(0x201, 0x28)),
-		"vDSO":                        mapped(judgement{}, area(0x209, 0x22)),
-		"vvar":                        mapped(judgement{}, area(0x1201, 0x22, func(e *vma.VmaEntry) { e.Madv = proto.Uint64(1 << 16) })),
-		"shadow stack":                mapped(judgement{}, area(0x8201, 0x22)),
-		"vsyscall":                    mapped(judgement{}, vsyscall(vsyscallStart, vsyscallStart+page)),
-		"file":                        mapped(judgement{}, area(0x41, 2, id(criutest.Program))),
-		"file, shared":                mapped(judgement{}, area(0x81, 1, id(criutest.Program), func(e *vma.VmaEntry) { e.Fdflags = proto.Uint32(2) })),
-		"file of the kernel to write": mapped(judgement{refused: "core_pattern"}, area(0x81, 1, id(7), func(e *vma.VmaEntry) { e.Fdflags = proto.Uint32(2) })),
-		"file of the kernel to write, by its protection": mapped(judgement{refused: "core_pattern"}, area(0x81, 1, id(7))),
-		"file of the kernel to read":                     mapped(judgement{}, area(0x81, 1, id(7), func(e *vma.VmaEntry) { e.Prot, e.Fdflags = proto.Uint32(1), proto.Uint32(0) })),
-		"memfd":                                          mapped(judgement{}, area(0x4081, 1, id(5))),
-		"memfd, private":                                 mapped(judgement{}, area(0x4041, 2, id(5))),
-		"anonymous shared":                               mapped(judgement{}, area(0x101, 0x21, id(77))),
-		"System V":                                       mapped(judgement{}, area(0x501, 0x21, id(4))),
-		"System V in two pieces":                         mapped(judgement{}, criutest.Mapping(high, 1, sysV(0)), criutest.Mapping(high+page, 1, sysV(page))),
-		"System V twice":                                 mapped(judgement{}, area(0x501, 0x21, id(4)), criutest.Mapping(high+4*page, 2, sysV(0))),
-		"guards":                                         mapped(judgement{}, area(0x201, 0x22), guard(high, 1), guard(high+page, 1)),
-		"guard over two mappings":                        mapped(judgement{}, criutest.Mapping(high, 1), criutest.Mapping(high+page, 1), guard(high, 2)),
-		"executable and writable":                        mapped(judgement{}, area(0x201, 0x22, func(e *vma.VmaEntry) { e.Prot = proto.Uint32(7) })),
-		"advice":                                         mapped(judgement{}, area(0x201, 0x22, func(e *vma.VmaEntry) { e.Madv = proto.Uint64(advice) })),
-		"up to the end":                                  mapped(judgement{}, at(userEnd-page, userEnd)),
-		"ring":                                           ring(judgement{}, high, 2*page, 4),
+		"heap":                    mapped(judgement{}, area(0x221, 0x22)),
+		"stack":                   mapped(judgement{}, area(0x201, 0x122)),
+		"not reserved":            mapped(judgement{}, area(0x201, 0x4022)),
+		"huge pages":              mapped(judgement{}, area(0x201, 0x40022|21<<26)),
+		"droppable":               mapped(judgement{}, area(0x201, 0x28)),
+		"vDSO":                    mapped(judgement{}, area(0x209, 0x22)),
+		"vvar":                    mapped(judgement{}, area(0x1201, 0x22, func(e *vma.VmaEntry) { e.Madv = proto.Uint64(1 << 16) })),
+		"shadow stack":            mapped(judgement{}, area(0x8201, 0x22)),
+		"vsyscall":                mapped(judgement{}, vsyscall(vsyscallStart, vsyscallStart+page)),
+		"file":                    mapped(judgement{}, area(0x41, 2, id(criutest.Program))),
+		"file, shared":            mapped(judgement{}, area(0x81, 1, id(criutest.Program), func(e *vma.VmaEntry) { e.Fdflags = proto.Uint32(2) })),
+		"memfd":                   mapped(judgement{}, area(0x4081, 1, id(5))),
+		"memfd, private":          mapped(judgement{}, area(0x4041, 2, id(5))),
+		"anonymous shared":        mapped(judgement{}, area(0x101, 0x21, id(77))),
+		"System V":                mapped(judgement{}, area(0x501, 0x21, id(4))),
+		"System V in two pieces":  mapped(judgement{}, criutest.Mapping(high, 1, sysV(0)), criutest.Mapping(high+page, 1, sysV(page))),
+		"System V twice":          mapped(judgement{}, area(0x501, 0x21, id(4)), criutest.Mapping(high+4*page, 2, sysV(0))),
+		"guards":                  mapped(judgement{}, area(0x201, 0x22), guard(high, 1), guard(high+page, 1)),
+		"guard over two mappings": mapped(judgement{}, criutest.Mapping(high, 1), criutest.Mapping(high+page, 1), guard(high, 2)),
+		"executable and writable": mapped(judgement{}, area(0x201, 0x22, func(e *vma.VmaEntry) { e.Prot = proto.Uint32(7) })),
+		"advice":                  mapped(judgement{}, area(0x201, 0x22, func(e *vma.VmaEntry) { e.Madv = proto.Uint64(advice) })),
+		"up to the end":           mapped(judgement{}, at(userEnd-page, userEnd)),
+		"ring":                    ring(judgement{}, high, 2*page, 4),
 
 		// Where the restorer may be.
 		"not in order":                     mapped(judgement{malformed: "overlap, or are not in order"}, at(high, high+page), at(high-page, high)),
@@ -222,4 +219,28 @@ func TestSpace(t *testing.T) {
 		"full auxiliary vector":     with(judgement{}, func(e *mm.MmEntry) { e.MmSavedAuxv = make([]uint64, maxAuxv) }),
 		"no transparent huge pages": with(judgement{}, func(e *mm.MmEntry) { e.ThpDisabled = proto.Bool(true) }),
 	})
+}
+
+// TestMappedKernelFiles: CRIU opens a file of the kernel to map it, with the flags of the mapping.
+func TestMappedKernelFiles(t *testing.T) {
+	const name = "/proc/sys/kernel/core_pattern"
+	for what, c := range map[string]struct {
+		images map[string]string
+		finds  string
+	}{
+		"to write":                    {mappedAs(0x81, 2, 3), name},
+		"to read":                     {mappedAs(0x81, 0, 1), ""},
+		"to write, by its protection": {mappedAs(0x81, 0, 3), name},
+	} {
+		t.Run(what, func(t *testing.T) {
+			if what == "to write, by its protection" {
+				change(c.images, "mm-1.img", "MM", func(e *mm.MmEntry) { e.Vmas[0].Fdflags = nil })
+			}
+			spec, root, report := filesSpec(nil), t.TempDir(), &Report{}
+			files := criutest.Files(regularAt(name, 0o100644, criutest.ProcMount, 0)...)
+			images := stage(t, merged(criutest.Checkpoint(criutest.Task{PID: 1}), files, c.images), spec, root)
+			err := inContainer(t, subjectOf(t, images, spec, Rules{}), root, report, (*container).paths, (*container).mapped)
+			requireFinding(t, report, err, c.finds)
+		})
+	}
 }

@@ -26,14 +26,13 @@ type memory struct {
 	page uint64
 	// reachable are the capabilities that a process which the spec starts could come to have.
 	reachable capabilities
-	regular   map[uint32]*fdinfo.FileEntry // by ID
-	files     map[uint32]int               // by ID
-	segments  map[uint64]uint64            // bytes of System V shared memory, by ID
-	objects   map[uint64]object            // memory that is not of one process alone, by the number of its pagemap
-	mapped    map[uint64]object            // those that are there only because processes map them
-	spaces    map[uint32]*space            // by PID
-	taken     map[uint32]string            // whose pages an image has, by its number
-	pages     uint64                       // that a restore takes at least
+	files     map[uint32]int    // by ID
+	segments  map[uint64]uint64 // bytes of System V shared memory, by ID
+	objects   map[uint64]object // memory that is not of one process alone, by the number of its pagemap
+	mapped    map[uint64]object // those that are there only because processes map them
+	spaces    map[uint32]*space // by PID
+	taken     map[uint32]string // whose pages an image has, by its number
+	pages     uint64            // that a restore takes at least
 }
 
 // object is shared memory.
@@ -47,7 +46,7 @@ type object struct {
 func (v *verifier) memory() error {
 	m := &memory{
 		verifier: v, page: uint64(os.Getpagesize()),
-		files: map[uint32]int{}, regular: map[uint32]*fdinfo.FileEntry{}, objects: map[uint64]object{}, mapped: map[uint64]object{}, spaces: map[uint32]*space{}, taken: map[uint32]string{},
+		files: map[uint32]int{}, objects: map[uint64]object{}, mapped: map[uint64]object{}, spaces: map[uint32]*space{}, taken: map[uint32]string{},
 	}
 	g, _, err := v.granted()
 	if err != nil {
@@ -96,7 +95,7 @@ func (m *memory) open() error {
 		for _, e := range all {
 			switch {
 			case e.GetReg() != nil:
-				m.files[e.GetId()], m.regular[e.GetId()] = fileRegular, e
+				m.files[e.GetId()] = fileRegular
 			case e.GetMemfd() != nil:
 				m.files[e.GetId()] = fileMemfd
 			}

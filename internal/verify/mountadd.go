@@ -4,16 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
 
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
@@ -45,10 +46,11 @@ func (v *verifier) addMount(tree *mountTree, at string, w *wantedMount) error {
 	if tree.byPath[at] != nil {
 		return errors.New("there is another mount")
 	}
-	info, err := os.Stat(w.source)
+	source, err := place.OpenDir(w.source)
 	if err != nil {
 		return fmt.Errorf("its source: %w", err)
 	}
+	defer source.Close()
 	up := tree.above(at)
 	if up.kind != rootMount && up.kind != volume && !up.isTmpfs() {
 		return fmt.Errorf("it would be in %s at %s", fstypeName(mnt.Fstype(up.GetFstype())), up.GetMountpoint())
@@ -63,7 +65,7 @@ func (v *verifier) addMount(tree *mountTree, at string, w *wantedMount) error {
 	} else if name != "" {
 		return fmt.Errorf("a process has %.200q open, which it would hide", name)
 	}
-	tree.add(&mount{kind: volume, want: w, added: true, dir: info.IsDir(), MntEntry: &mnt.MntEntry{
+	tree.add(&mount{kind: volume, want: w, added: true, dir: source.IsDir(), MntEntry: &mnt.MntEntry{
 		Mountpoint: &at, Fstype: proto.Uint32(uint32(mnt.Fstype_UNSUPPORTED)), Root: proto.String("/"), RootDev: proto.Uint32(0),
 		Flags: proto.Uint32(unix.MS_RELATIME), Source: proto.String(""), Options: proto.String(""),
 	}})
@@ -77,29 +79,33 @@ func noLinkBelow(up *mount, at string) error {
 	if err != nil {
 		return fmt.Errorf("the volume at %s: %w", up.GetMountpoint(), err)
 	}
-	defer dir.Close()
-	if end, link, _ := walk(map[string]linkTree{"/": noLinks{}, up.GetMountpoint(): hostDir{dir}}, at, false); link {
-		return fmt.Errorf("the path leads through the link %s of another volume", end)
+	table, err := place.New([]*place.Mount{{At: "/"}, {ID: 1, At: up.GetMountpoint(), Kind: place.Volume, Base: dir}})
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	if link := table.Link(at); link != "" {
+		return fmt.Errorf("the path leads through the link %s of another volume", link)
 	}
 	return nil
 }
 
 // openBelow returns the path of an open file at a path or below.
 func (v *verifier) openBelow(at string) (string, error) {
-	o := &openFiles{verifier: v}
-	if err := o.readFiles(); err != nil {
+	files, err := criu.Entries[*fdinfo.FileEntry](v.images, filesImage, "FILES")
+	if err != nil {
 		return "", err
 	}
-	for _, f := range o.files {
-		names := []string{f.GetReg().GetName()}
-		if s := f.GetUsk(); len(s.GetName()) > 0 && s.GetName()[0] != 0 {
-			names = append(names, path.Join("/", s.GetNameDir(), strings.TrimRight(string(s.GetName()), "\x00")))
-		}
+	if err := v.step(len(files)); err != nil {
+		return "", err
+	}
+	for _, f := range files {
+		names := []string{f.GetReg().GetName(), path.Clean(socketPath(&openFile{FileEntry: f}))}
 		for _, w := range f.GetIfy().GetWd() {
 			names = append(names, w.GetFHandle().GetPath())
 		}
 		for _, name := range names {
-			if name != "" && below(at, name) {
+			if name != "" && place.Below(at, name) {
 				return name, nil
 			}
 		}

@@ -63,6 +63,7 @@ type mountOptions struct {
 
 func parseOptions(m specs.Mount) mountOptions {
 	var o mountOptions
+	o.bind = m.Type == "bind"
 	o.idmapped = m.UIDMappings != nil || m.GIDMappings != nil
 options:
 	for _, opt := range m.Options {

@@ -3,35 +3,42 @@ package verify
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"strings"
 
 	"github.com/containerd/errdefs"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
-// MountKinds checks that the pod mounts directories on directories and files on files. root is where the
-// container's root file system is mounted, with the checkpoint's changes. A mount point that is not there runc makes
+// mountKinds checks that the pod mounts directories on directories and files on files. A mount point that is not there runc makes
 // (criu_linux.go, prepareCriuRestoreMounts); the other way round the restore would fail.
 //
 // The error is of class errdefs.ErrFailedPrecondition.
-func MountKinds(spec *specs.Spec, root string) error {
-	dir, err := os.OpenRoot(root)
+func (v *verifier) mountKinds(root *place.Mount) error {
+	alone, err := place.New([]*place.Mount{root})
 	if err != nil {
-		return fmt.Errorf("root file system of the new container: %w", err)
+		return err
 	}
-	defer dir.Close()
 	var errs []error
-	for _, m := range binds(spec) {
-		was, err := dir.Stat(strings.TrimPrefix(path.Clean("/"+m.Destination), "/"))
+	for _, m := range binds(v.spec) {
+		at, err := alone.Resolve(path.Clean("/"+m.Destination), v.step)
+		if err != nil {
+			continue // refused with the mounts
+		}
+		was, err := alone.At(at).Stat()
 		if err != nil {
 			continue // not in the root file system, or for runc to make
 		}
-		is, err := os.Stat(m.Source)
-		if err == nil && is.IsDir() != was.IsDir() {
-			errs = append(errs, fmt.Errorf("what the pod mounts at %.200q is a %s, and the checkpoint has a %s there", m.Destination, kindOfBind(is.IsDir()), kindOfBind(was.IsDir())))
+		is, err := place.OpenDir(m.Source)
+		if err != nil {
+			continue
 		}
+		if dir := was.Mode&unix.S_IFMT == unix.S_IFDIR; is.IsDir() != dir {
+			errs = append(errs, fmt.Errorf("what the pod mounts at %.200q is a %s, and the checkpoint has a %s there", m.Destination, kindOfBind(is.IsDir()), kindOfBind(dir)))
+		}
+		is.Close()
 	}
 	if len(errs) == 0 {
 		return nil

@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 func TestMountKinds(t *testing.T) {
@@ -35,7 +37,13 @@ func TestMountKinds(t *testing.T) {
 		{"/file", dir, `"/file" is a directory, and the checkpoint has a file`},
 		{"/link", file, `"/link" is a file`},
 	} {
-		err := MountKinds(&specs.Spec{Mounts: []specs.Mount{{Destination: c.at, Source: c.source, Type: "bind"}}}, root)
+		base, err := place.OpenDir(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := &verifier{budget: budget{ctx: t.Context()}, spec: &specs.Spec{Mounts: []specs.Mount{{Destination: c.at, Source: c.source, Type: "bind"}}}}
+		err = v.mountKinds(&place.Mount{At: "/", Kind: place.Root, Base: base})
+		base.Close()
 		switch {
 		case c.says == "" && err != nil:
 			t.Errorf("%s at %s: %v", c.source, c.at, err)

@@ -53,7 +53,9 @@ func (v *verifier) hide(tree *mountTree) {
 		if m.kind != maskedFile && m.kind != maskedDir && m.kind != readOnly {
 			return false
 		}
-		return slices.ContainsFunc(tree.mounts, func(o *mount) bool { return o.kind == maskedDir && under(m.GetMountpoint(), o.GetMountpoint()) })
+		return slices.ContainsFunc(tree.mounts, func(o *mount) bool {
+			return o.kind == maskedDir && m != o && place.Below(o.GetMountpoint(), m.GetMountpoint())
+		})
 	})
 	tree.settle()
 	for _, m := range tree.mounts {
@@ -158,7 +160,7 @@ func (v *verifier) hidePath(tree *mountTree, p string, mask bool) {
 	if !ok {
 		return // as runc does
 	}
-	m := &mount{base: base, MntEntry: &mnt.MntEntry{
+	m := &mount{base: base, added: true, MntEntry: &mnt.MntEntry{
 		Mountpoint: &p, Fstype: proto.Uint32(uint32(mnt.Fstype_UNSUPPORTED)), Root: proto.String("/"), RootDev: proto.Uint32(0),
 		Flags: proto.Uint32(unix.MS_RELATIME), Source: proto.String(""), Options: proto.String(""),
 	}}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	"github.com/containerd/errdefs"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
@@ -17,28 +16,6 @@ import (
 // noMount is what the pod has where the checkpoint has something else.
 const noMount = "no mount there"
 
-// Mounts compares the mounts of the checkpoint with the final spec of the new container, as [Images] does the
-// rest, and makes CRIU mount what the spec says: also the volumes that the checkpoint has not. The kubelet gives every container a
-// termination log and most a service account token, which no container of Podman had. root is where the
-// root file system is mounted, with the checkpoint's changes: links in it lead to the mount points, as for any
-// container.
-//
-// The error is of class errdefs.ErrFailedPrecondition for a volume that cannot be mounted, with the reason, and
-// otherwise as that of [Images].
-func Mounts(images *criu.Images, spec *specs.Spec, root string) (*Report, error) {
-	v := &verifier{images: images, spec: spec}
-	dir, err := place.OpenDir(root)
-	if err != nil {
-		return &v.report, fmt.Errorf("root file system of the new container: %w", err)
-	}
-	defer dir.Close()
-	v.root = hostDir{dir}
-	if v.processes, err = images.Processes(); err != nil {
-		return &v.report, err
-	}
-	return &v.report, v.mountpoints()
-}
-
 // mountpoints compares the mounts with the spec's, and makes CRIU mount what the spec says: the image
 // that it reads is written anew from the spec. Of the checkpoint's remain the
 // IDs, to which open files refer, and when access times are written.
@@ -46,24 +23,29 @@ func Mounts(images *criu.Images, spec *specs.Spec, root string) (*Report, error)
 // CRIU mounts as the node's root whatever type, source, options and flags its image has (mount-v2.c,
 // do_new_mount_v2). The source of a bind mount is runc's word, which goes by the
 // spec: CRIU finds it by the mount's key (mount.c, get_mp_root).
-func (v *verifier) mountpoints() error {
-	name, err := v.mountsImage()
+//
+// The error is of class errdefs.ErrInvalidArgument if the mounts cannot be forced, and errdefs.ErrFailedPrecondition for a volume that cannot
+// be mounted, with the reason.
+func (v *verifier) mountpoints(root *place.Mount) (*mountTree, error) {
+	name, entries, err := v.mountEntries()
 	if err != nil {
-		return err
-	}
-	entries, err := criu.Entries[*mnt.MntEntry](v.images, name, "MNTS")
-	if err != nil {
-		return err
+		return nil, err
 	}
 	tree, err := newMountTree(name, entries)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, o := range tree.odd {
 		v.refuse(Finding{Check: "mounts", Object: "mount " + o.GetMountpoint(), Field: "mount point", Found: o.why, Allowed: noMount})
 	}
-	wanted := v.wantedMounts()
+	wanted, err := v.wantedMounts(root)
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range tree.mounts {
+		if err := v.step(1); err != nil {
+			return nil, err
+		}
 		v.match(m, wanted)
 	}
 	v.matchConsole(tree)
@@ -75,12 +57,9 @@ func (v *verifier) mountpoints() error {
 		}
 	}
 	if err := v.missing(tree, wanted); err != nil {
-		return err
+		return nil, err
 	}
 	v.force(tree)
-	if err := v.tmpfs(tree); err != nil {
-		return err
-	}
 	out := []proto.Message{tree.root.MntEntry}
 	for _, m := range tree.mounts {
 		out = append(out, m.MntEntry)
@@ -88,22 +67,27 @@ func (v *verifier) mountpoints() error {
 	for _, o := range tree.odd {
 		out = append(out, o.MntEntry)
 	}
-	return v.replace(name, "MNTS", out...)
+	if err := v.replace(name, "MNTS", out...); err != nil {
+		return nil, err
+	}
+	// CRIU mounts by the spec's word from here on, also if an audit lets the rest through.
+	return tree, v.report.unless(v.tmpfs(tree))
 }
 
-// mountsImage returns the name of the one image of mounts: that of the container's namespace.
-func (v *verifier) mountsImage() (string, error) {
+// mountEntries returns the one image of mounts, that of the container's namespace, and its name.
+func (v *verifier) mountEntries() (string, []*mnt.MntEntry, error) {
 	ids, err := v.images.IDs(v.processes[0].GetPid())
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	want := fmt.Sprintf("mountpoints-%d.img", ids.GetMntNsId())
 	for _, name := range v.images.Names() {
 		if strings.HasPrefix(name, "mountpoints-") && name != want {
-			return "", fmt.Errorf("CRIU image %.200q: it has the mounts of a namespace other than the container's: %w", name, errdefs.ErrInvalidArgument)
+			return "", nil, fmt.Errorf("CRIU image %.200q: it has the mounts of a namespace other than the container's: %w", name, errdefs.ErrInvalidArgument)
 		}
 	}
-	return want, nil
+	entries, err := criu.Entries[*mnt.MntEntry](v.images, want, "MNTS")
+	return want, entries, err
 }
 
 // match finds out why a mount is there. Those above it have been matched before.

@@ -11,13 +11,13 @@ import (
 	"testing/fstest"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
-	"github.com/checkpoint-restore/go-criu/v7/crit/images/pstree"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 // mountsSpec is the spec of the container whose mounts are criutest.Mounts.
@@ -65,23 +65,24 @@ func aNode(t *testing.T, files ...string) {
 // checkMounts compares mounts with a spec. It returns what CRIU would read, by path.
 func checkMounts(t *testing.T, files map[string]string, spec *specs.Spec) (*verifier, map[string]*mnt.MntEntry, error) {
 	t.Helper()
-	return checkMountsIn(t, files, spec, archiveLinks{"var/run": "/run"})
+	return checkMountsIn(t, files, spec, map[string]string{"var/run": "/run"})
 }
 
 // checkMountsIn is checkMounts with these links in the root file system.
-func checkMountsIn(t *testing.T, files map[string]string, spec *specs.Spec, links linkTree) (*verifier, map[string]*mnt.MntEntry, error) {
+func checkMountsIn(t *testing.T, files map[string]string, spec *specs.Spec, links map[string]string) (*verifier, map[string]*mnt.MntEntry, error) {
 	t.Helper()
 	all := criutest.Images(criutest.Processes{1: {specs.UserNamespace}})
 	maps.Copy(all, files)
-	images, err := criu.OpenImages(write(t, all))
+	v, err := verifierOf(t, merged(all, criutest.Tasks(criutest.Task{PID: 1})), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { images.Close() })
-	v := &verifier{images: images, spec: spec, processes: []*criu.Process{{PstreeEntry: &pstree.PstreeEntry{Pid: proto.Uint32(1)}}}}
-	v.root = links
-	if err := v.mountpoints(); err != nil {
+	images := v.images
+	if _, err := v.mountpoints(&place.Mount{At: "/", Kind: place.Root, Contents: &place.Contents{Links: links}}); err != nil {
 		return v, nil, err
+	}
+	if v.report.Unreadable != nil {
+		return v, nil, v.report.Unreadable
 	}
 	replaced := map[string]string{}
 	for name, data := range v.report.Replaced {

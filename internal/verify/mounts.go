@@ -58,7 +58,7 @@ func kindOfBind(dir bool) string {
 func binds(s *specs.Spec) map[string]specs.Mount {
 	out := map[string]specs.Mount{}
 	for _, mnt := range s.Mounts {
-		if mnt.Type == "bind" || slices.Contains(mnt.Options, "bind") || slices.Contains(mnt.Options, "rbind") {
+		if parseOptions(mnt).bind {
 			out[path.Clean(mnt.Destination)] = mnt
 		}
 	}

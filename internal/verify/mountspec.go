@@ -55,10 +55,17 @@ func isUnified(dir string) bool {
 
 // wantedMounts returns the spec's mounts by the path to which links of the image lead, /var/run for one: that is where
 // runc has them (criu_linux.go, addCriuRestoreMount). It refuses those that cannot be judged.
-func (v *verifier) wantedMounts() map[string]*wantedMount {
+func (v *verifier) wantedMounts(root *place.Mount) (map[string]*wantedMount, error) {
+	alone, err := place.New([]*place.Mount{root})
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]*wantedMount{}
 	for _, m := range v.spec.Mounts {
-		dst, _, err := walk(map[string]linkTree{"/": v.root}, path.Clean("/"+m.Destination), true)
+		dst, err := alone.Resolve(path.Clean("/"+m.Destination), v.step)
+		if v.over != nil {
+			return nil, v.over
+		}
 		if why := place.MountPoint(dst); err == nil && why != nil {
 			v.refuse(Finding{Check: "mounts", Object: "mount " + m.Destination, Field: "mount point", Found: dst, Allowed: "a path that can be mounted at", Remedy: why.Error(), Always: true})
 			continue
@@ -76,7 +83,7 @@ func (v *verifier) wantedMounts() map[string]*wantedMount {
 		}
 		out[dst] = w
 	}
-	return out
+	return out, nil
 }
 
 func (v *verifier) wantedMount(dst string, m specs.Mount) (*wantedMount, error) {
@@ -90,7 +97,7 @@ func (v *verifier) wantedMount(dst string, m specs.Mount) (*wantedMount, error) 
 	}
 	fstype, isFresh := freshTypes[m.Type]
 	switch {
-	case o.bind || m.Type == "bind":
+	case o.bind:
 		w.kind = volume
 		if o.set|o.cleared == 0 {
 			// runc leaves the source's flags (runc: rootfs_linux.go, mountToRootfs).

@@ -6,7 +6,6 @@ import (
 	"math"
 	"path"
 	"slices"
-	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	"github.com/containerd/errdefs"
@@ -30,6 +29,8 @@ type mount struct {
 	kind mountKind
 	// added says that the checkpoint does not have it, dir that its source is a directory.
 	added, dir bool
+	// contents are what CRIU puts into a tmpfs.
+	contents *place.Contents
 }
 
 // mountKind says why a mount is there.
@@ -52,6 +53,8 @@ type mountTree struct {
 	root   *mount
 	mounts []*mount // by path, so that one comes before those below it; without root
 	byPath map[string]*mount
+	// table has where they are, nil after a change of the tree.
+	table *place.Table
 	// odd are entries that have no place in the tree.
 	odd []oddMount
 	// maskArchives are the images with the files of masked directories.
@@ -129,11 +132,18 @@ func newMountTree(name string, entries []*mnt.MntEntry) (*mountTree, error) {
 
 // above returns the mount on which one at this path is, or would be.
 func (t *mountTree) above(p string) *mount {
-	for p != "/" {
-		p = path.Dir(p)
-		if m := t.byPath[p]; m != nil {
-			return m
+	if p == "/" {
+		return t.root
+	}
+	if t.table == nil {
+		all := []*place.Mount{{At: "/"}}
+		for _, m := range t.mounts {
+			all = append(all, &place.Mount{ID: int32(m.GetMntId()), At: m.GetMountpoint()})
 		}
+		t.table, _ = place.New(all) // with one at "/" there is no error
+	}
+	if m := t.byPath[t.table.At(path.Dir(p)).Mount.At]; m != nil {
+		return m
 	}
 	return t.root
 }
@@ -144,7 +154,7 @@ func (t *mountTree) add(m *mount) {
 	for _, o := range append(t.mounts, t.root) {
 		highest = max(highest, o.GetMntId())
 	}
-	m.MntId = proto.Uint32(highest + 1)
+	m.MntId, t.table = proto.Uint32(highest+1), nil
 	t.mounts = append(t.mounts, m)
 	t.byPath[m.GetMountpoint()] = m
 	slices.SortFunc(t.mounts, func(a, b *mount) int { return cmp.Compare(a.GetMountpoint(), b.GetMountpoint()) })
@@ -152,6 +162,7 @@ func (t *mountTree) add(m *mount) {
 
 // remove takes mounts out of the tree.
 func (t *mountTree) remove(gone func(*mount) bool) {
+	t.table = nil
 	t.mounts = slices.DeleteFunc(t.mounts, func(m *mount) bool {
 		if gone(m) {
 			delete(t.byPath, m.GetMountpoint())
@@ -168,6 +179,3 @@ func (t *mountTree) settle() {
 		m.ParentMntId = m.parent.MntId
 	}
 }
-
-// under says whether a path is below another one.
-func under(p, dir string) bool { return dir == "/" || strings.HasPrefix(p, dir+"/") }

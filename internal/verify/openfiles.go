@@ -1,60 +1,75 @@
 package verify
 
 import (
-	"fmt"
-	"path"
-	"slices"
+	"errors"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
-	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
-
-	"github.com/cri-restore/cri-restore/internal/criu"
 )
 
 const filesImage = "files.img"
 
-// openFiles refuses open files that reach outside the container. CRIU opens, creates and
-// connects every one of them as host root, in the container's namespaces, by
+// openFiles refuses open files that reach outside the container, as far as that can be said without their paths. CRIU opens,
+// creates and connects every one of them as host root, in the container's namespaces, by
 // what the images say.
 func (v *verifier) openFiles() error {
-	o := &openFiles{verifier: v, mounts: map[int32]string{}, tables: map[uint32]descriptors{}, remapped: map[uint32]bool{}}
-	granted, _, err := v.granted()
+	o, err := newOpenFiles(v)
 	if err != nil {
 		return err
 	}
-	o.reachable = granted.reachable
-	for _, read := range []func() error{o.readFiles, o.readMounts, o.readNamespaces, o.readDescriptors, o.readRemaps} {
-		if err := read(); err != nil {
-			return err
-		}
-	}
 	for _, f := range o.files {
-		if err := o.file(f); err != nil {
+		if err := errors.Join(v.step(1), o.file(f)); err != nil {
 			return err
 		}
 	}
-	for _, check := range []func() error{o.directories, o.deadProcesses, o.ghosts, o.unixPeers, o.socketQueues, o.pipeData, o.memoryFiles, o.terminals, o.locks, o.unused, o.links} {
+	for _, check := range []func() error{o.labels, o.directories, o.ghosts, o.unixPeers, o.pipeData, o.memoryFiles, o.terminals, o.locks, o.unused} {
 		if err := check(); err != nil {
 			return err
 		}
 	}
-	return nil
+	o.report.Directories, err = Directories(o.images)
+	return err
 }
 
-// openFiles is the comparison of the open files.
+// openFiles are the open files of a checkpoint. They are made whole, or not at all, by newOpenFiles.
 type openFiles struct {
 	*verifier
 	reachable capabilities // those that a process which the spec starts could come to have
 	files     []*openFile
 	byID      map[uint32]*openFile
-	mounts    map[int32]string // mount points, by the ID of the mount
 	netNS     uint32
-	// mountEntries are what mounts was made of.
-	mountEntries []*mnt.MntEntry
 	// tables are the descriptors of the living processes, by their PID.
 	tables   map[uint32]descriptors
 	remaps   []*remap
 	remapped map[uint32]bool // the PIDs of dead processes that CRIU makes for a time
+	pids     map[uint64]bool // those of processes and threads
+}
+
+// newOpenFiles reads what processes have open, and refuses only what is malformed.
+func newOpenFiles(v *verifier) (*openFiles, error) {
+	o := &openFiles{
+		verifier: v, byID: map[uint32]*openFile{}, tables: map[uint32]descriptors{}, remapped: map[uint32]bool{}, pids: map[uint64]bool{},
+	}
+	g, _, err := v.granted()
+	if err != nil {
+		return nil, err
+	}
+	o.reachable = g.reachable
+	ids, err := v.images.IDs(v.processes[0].GetPid())
+	if err != nil {
+		return nil, err
+	}
+	o.netNS = ids.GetNetNsId()
+	for _, p := range v.processes {
+		for _, tid := range p.GetThreads() {
+			o.pids[uint64(tid)] = true
+		}
+	}
+	for _, read := range []func() error{o.readFiles, o.readDescriptors, o.readRemaps, o.readQueues} {
+		if err := read(); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
 }
 
 // could says whether a process of the container could have come to a capability.
@@ -100,35 +115,5 @@ func (o *openFiles) file(f *openFile) error {
 	return nil
 }
 
-// readMounts reads where in the container a file's mount is.
-func (o *openFiles) readMounts() error {
-	ids, err := o.images.IDs(o.processes[0].GetPid())
-	if err != nil {
-		return err
-	}
-	entries, err := criu.Entries[*mnt.MntEntry](o.images, fmt.Sprintf("mountpoints-%d.img", ids.GetMntNsId()), "MNTS")
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		o.mounts[int32(e.GetMntId())] = path.Join("/", e.GetMountpoint())
-	}
-	o.mountEntries = entries
-	return nil
-}
-
-func (o *openFiles) readNamespaces() error {
-	ids, err := o.images.IDs(o.processes[0].GetPid())
-	if err != nil {
-		return err
-	}
-	o.netNS = ids.GetNetNsId()
-	return nil
-}
-
 // knowsPID says whether a PID is that of a process or thread of the checkpoint.
-func (o *openFiles) knowsPID(pid uint64) bool {
-	return slices.ContainsFunc(o.processes, func(p *criu.Process) bool {
-		return slices.ContainsFunc(p.GetThreads(), func(tid uint32) bool { return uint64(tid) == pid })
-	})
-}
+func (o *openFiles) knowsPID(pid uint64) bool { return o.pids[pid] }

@@ -23,7 +23,6 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
 
@@ -64,22 +63,25 @@ func filesSpec(change func(*specs.Spec)) *specs.Spec {
 	return s
 }
 
-// openFilesOf compares images as they are with a spec.
+// openFilesOf compares open files with a spec, in both phases.
 func openFilesOf(t *testing.T, images map[string]string, spec *specs.Spec, rules Rules) (*Report, error) {
 	t.Helper()
-	all := criutest.Tasks(criutest.Task{PID: 1})
-	maps.Copy(all, images)
-	opened, err := criu.OpenImages(write(t, all))
+	return openFilesIn(t, t.TempDir(), images, spec, rules)
+}
+
+// openFilesIn is openFilesOf with a root file system.
+func openFilesIn(t *testing.T, root string, images map[string]string, spec *specs.Spec, rules Rules) (*Report, error) {
+	t.Helper()
+	s := subjectOf(t, stage(t, merged(criutest.Tasks(criutest.Task{PID: 1}), images), spec, root), spec, rules)
+	report := &Report{}
+	v, err := newVerifier(t.Context(), s, report)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer opened.Close()
-	v := &verifier{images: opened, spec: spec, rules: rules}
-	if v.processes, err = opened.Processes(); err != nil {
-		t.Fatal(err)
+	if err := v.openFiles(); err != nil {
+		return report, err
 	}
-	err = v.openFiles()
-	return &v.report, err
+	return report, inContainer(t, s, root, report, (*container).paths, (*container).deadProcesses, (*container).deleted, (*container).sockets, (*container).ttys)
 }
 
 func testFiles(t *testing.T, cases map[string]filesCase) {

@@ -15,7 +15,7 @@ const ownerPGRP = 2
 // openFlags refuses flags that change the file system when a file is opened. The kernel
 // forgets them then (do_dentry_open), so no checkpoint has them.
 func (o *openFiles) openFlags(f *openFile) {
-	const changes = unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC | unix.O_NOCTTY
+	const changes = unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC | unix.O_NOCTTY | unix.O_TMPFILE&^unix.O_DIRECTORY
 	if f.flags&changes != 0 {
 		o.refuse(Finding{Check: "files", Object: f.String(), Field: "flags", Found: fmt.Sprintf("%#x", f.flags),
 			Allowed: "none that create or truncate a file"})

@@ -19,24 +19,15 @@ func (o *openFiles) regular(f *openFile) error {
 	if r.Mode == nil || r.GetMode()&^uint32(unix.S_IFMT|0o7777) != 0 {
 		return malformed(filesImage, "file %d: it has no mode", f.GetId())
 	}
-	if err := o.name(f, r.GetName(), r.MntId); err != nil {
-		return err
-	}
-	o.kernelFile(f, r.GetName(), r.GetMode())
-	return nil
+	return o.name(f, r.GetName())
 }
 
-// name checks the path of a file and that the file is in its mount. CRIU writes paths as the kernel
+// name checks the form of a path. CRIU writes paths as the kernel
 // names them: absolute and clean. It then cuts off the first byte and opens the rest below
 // the root of the container, which "..", or a second slash, would leave.
-func (o *openFiles) name(f *openFile, name string, mount *int32) error {
-	switch {
-	case !strings.HasPrefix(name, "/") || path.Clean(name) != name || strings.ContainsRune(name, 0) || len(name) >= 4096:
-		return malformed(filesImage, "file %d: path %.200q is not absolute and clean", f.GetId(), name)
-	case mount == nil || o.mounts[*mount] == "":
-		return malformed(filesImage, "file %d: it is in no mount of the container", f.GetId())
-	case !below(o.mounts[*mount], name):
-		return malformed(filesImage, "file %d: path %.200q is not in the mount at %.200q", f.GetId(), name, o.mounts[*mount])
+func (o *openFiles) name(f *openFile, name string) error {
+	if err := cleanName(f, name); err != nil {
+		return err
 	}
 	// CRIU would take a file with the name of a descriptor that runc hands to it from there
 	// (criu/files.c, inherited_fd; runc: libcontainer/criu_linux.go).
@@ -48,35 +39,14 @@ func (o *openFiles) name(f *openFile, name string, mount *int32) error {
 	return nil
 }
 
-// below says whether a clean path is in a directory, or the directory itself.
-func below(dir, name string) bool {
-	return dir == "/" || name == dir || strings.HasPrefix(name, dir+"/")
-}
+// maxName is PATH_MAX, with the byte at the end.
+const maxName = unix.PathMax
 
-// writable says whether the spec lets a process change the directory that a path is in.
-func (o *openFiles) writable(name string) bool {
-	at, readonly := "/", o.spec.Root.Readonly
-	for _, m := range o.spec.Mounts {
-		dst := path.Join("/", m.Destination)
-		if !below(dst, name) || len(dst) < len(at) {
-			continue
-		}
-		at, readonly = dst, false
-		for _, option := range m.Options {
-			switch option {
-			case "ro", "rro":
-				readonly = true
-			case "rw", "rrw":
-				readonly = false
-			}
-		}
+func cleanName(f *openFile, name string) error {
+	if !strings.HasPrefix(name, "/") || len(name) >= maxName || path.Clean(name) != name || strings.ContainsRune(name, 0) {
+		return malformed(filesImage, "file %d: path %.200q is not absolute and clean", f.GetId(), name)
 	}
-	for _, dst := range append(o.spec.Linux.ReadonlyPaths, o.spec.Linux.MaskedPaths...) {
-		if below(path.Join("/", dst), name) {
-			return false
-		}
-	}
-	return !readonly
+	return nil
 }
 
 func octal(mode uint32) string { return fmt.Sprintf("%#o", mode) }

@@ -52,7 +52,7 @@ func TestKernelFiles(t *testing.T) {
 	admin := func(s *specs.Spec) { withCaps(s, "CAP_SYS_ADMIN") }
 	const dir, file = 0o40555, 0o100444
 	cases := map[string]filesCase{
-		"masked":         {files: regularAt("/proc/kcore", 0o20666, criutest.ProcMount, unix.O_RDWR), spec: func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/proc/kcore"} }},
+		"masked":         {files: regularAt("/proc/meminfo", 0o20666, criutest.ProcMount, unix.O_RDWR), spec: func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/proc/meminfo"} }},
 		"sysfs":          {files: regularAt("/sys/kernel/mm", 0o100444, criutest.RootMount, 0), spec: mounted("/sys", "sysfs", "sysfs")},
 		"sysfs, secret":  {files: regularAt("/sys/module/x/sections/.text", 0o100400, criutest.RootMount, 0), spec: mounted("/sys", "sysfs", "sysfs"), finds: "CAP_SYS_ADMIN"},
 		"cgroup":         {files: regularAt("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", 0o100644, criutest.RootMount, 0), spec: mounted("/sys/fs/cgroup", "cgroup", "cgroup")},

@@ -51,20 +51,27 @@ func printable(s string) string {
 	return q
 }
 
-// Report is the outcome of a comparison.
+// Report is the outcome of a phase.
 type Report struct {
 	// Findings are the first ones that would be too much; Total counts all.
 	Findings []Finding
 	Total    int
-	// always is that one of them is for audits, too.
+	// Unreadable says why images could not be compared, or not all of them: they are not such as CRIU writes them. It is
+	// of class errdefs.ErrInvalidArgument, or nil.
+	Unreadable error
+	// always is that one of the findings is for audits, too.
 	always bool
-	// ByCheck counts them by their kind.
+	// ByCheck counts the findings by their kind, what is unreadable as "images".
 	ByCheck map[string]int
 	// Replaced are the images, by name, which CRIU is to read in the place of the checkpoint's.
 	Replaced map[string][]byte
 	// Masked are files that stay masked although the pod does not ask for it. The spec has to list them: runc gives
 	// CRIU a source for masks, and a name for them in a later checkpoint, by its own list only (criu_linux.go).
 	Masked []string
+	// Directories are the modes, without the type, that the directories of the root file system had which processes
+	// have open, are in, or have as their root. Engines do not record all of them: CRI-O and
+	// Podman leave out changed directories, and give "/" another mode than containerd.
+	Directories map[string]uint32
 }
 
 func (r *Report) add(f Finding) {
@@ -75,8 +82,17 @@ func (r *Report) add(f Finding) {
 	}
 }
 
-// Unreadable counts images that could not be compared.
-func (r *Report) Unreadable(error) { r.count("images") }
+// unless notes an error that is about the form of images, and returns any other one.
+func (r *Report) unless(err error) error {
+	if err == nil || !errdefs.IsInvalidArgument(err) || errdefs.IsFailedPrecondition(err) {
+		return err
+	}
+	r.count("images")
+	if r.Unreadable == nil {
+		r.Unreadable = err
+	}
+	return nil
+}
 
 func (r *Report) count(check string) {
 	if r.ByCheck == nil {
@@ -92,12 +108,22 @@ func (r *Report) replace(name string, data []byte) {
 	r.Replaced[name] = data
 }
 
-// Always says that among the findings is one that a node which only audits refuses as well.
-func (r *Report) Always() bool { return r.always }
+// Judge says what becomes of the container: why it is refused, or on a node that only audits what it is let through with. Both
+// are nil if nothing was found.
+func (r *Report) Judge(audit bool) (refused, let error) {
+	err := r.Err()
+	if audit && !r.always {
+		return nil, err
+	}
+	return err, nil
+}
 
 // Err returns nil if nothing was found, or else an error in one line, of class
-// errdefs.ErrPermissionDenied, that says what, where and how much of it.
+// errdefs.ErrPermissionDenied, that says what, where and how much of it. What could not be read goes before.
 func (r *Report) Err() error {
+	if r.Unreadable != nil && !r.always {
+		return r.Unreadable
+	}
 	if r.Total == 0 {
 		return nil
 	}

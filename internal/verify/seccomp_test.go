@@ -253,7 +253,7 @@ func TestSeccompMode(t *testing.T) {
 	for mode, valid := range map[criu_core.SeccompMode]bool{0: true, 1: true, 2: true, 3: false, -1: false} {
 		core := criutest.Core(criutest.Filtered(0))
 		core.ThreadCore.SeccompMode = &mode
-		check := &seccompCheck{v: &verifier{}, filters: []*filter{{program: parsedSeccomp(t)}}}
+		check := &seccompCheck{v: &verifier{report: &Report{}}, filters: []*filter{{program: parsedSeccomp(t)}}}
 		if err := check.process([]thread{{1, 1, core}}); valid != (err == nil) || !valid && !errdefs.IsInvalidArgument(err) {
 			t.Errorf("mode %d: error %v", mode, err)
 		}
@@ -316,8 +316,8 @@ func BenchmarkSeccomp(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		v := &verifier{images: images, spec: spec}
-		if v.processes, err = images.Processes(); err != nil {
+		v, err := newVerifier(b.Context(), Subject{Images: images, Spec: spec}, &Report{})
+		if err != nil {
 			b.Fatal(err)
 		}
 		if err := v.seccomp(); err != nil || v.report.Total > 0 {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 const ttyImage = "tty-info.img"
@@ -71,6 +72,25 @@ func isTerminal(e *tty.TtyInfoEntry, name string) bool {
 		return e.GetType() == tty.TtyType_PTY && name == path.Join("/dev/pts", strconv.Itoa(int(e.GetPty().GetIndex())))
 	}
 	return false
+}
+
+// ttys checks where terminals are: the names that they may have have to be of the container's own terminals.
+func (c *container) ttys() error {
+	for _, f := range c.files {
+		if f.kind != fdinfo.FdTypes_TTY {
+			continue
+		}
+		reg := c.byID[f.GetTty().GetRegfId()]
+		p, ok := c.places[reg]
+		if !ok || !place.Below("/dev", p.Path) {
+			continue // refused
+		}
+		if kind := p.Mount.Kind; kind != place.Devpts && (kind != place.Tmpfs || path.Dir(p.Path) != "/dev") {
+			c.refuse(Finding{Check: "files", Object: f.String(), Field: "terminal", Found: p.Path + " in the mount at " + p.Mount.At,
+				Allowed: "terminals of the container's own /dev"})
+		}
+	}
+	return nil
 }
 
 // terminalData checks what was typed and not read.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
 // What the archive of a tmpfs may hold. Those of Kubernetes are next to empty: /dev and, with
@@ -44,10 +46,11 @@ func (v *verifier) tmpfs(tree *mountTree) error {
 				points = append(points, point{strings.TrimPrefix(o.GetMountpoint(), m.GetMountpoint()+"/"), o.added, o.dir})
 			}
 		}
-		data, err := v.repack(name, m.GetMountpoint(), points)
+		data, contents, err := v.repack(name, m.GetMountpoint(), points)
 		if err != nil {
 			return err
 		}
+		m.contents = contents
 		v.report.replace(name, data)
 	}
 	for _, name := range v.images.Names() {
@@ -71,70 +74,77 @@ type archive struct {
 	name, at string
 	// seen are the types of the entries by path.
 	seen    map[string]byte
-	devices map[device]access
+	devices map[device]place.Node
 	left    int64
+	// contents are what it has, as others look for it.
+	contents *place.Contents
 }
 
 // repack reads the archive of the tmpfs at a path strictly and returns what CRIU is to read.
 // points are the mount points in it.
-func (v *verifier) repack(name, at string, points []point) ([]byte, error) {
+func (v *verifier) repack(name, at string, points []point) ([]byte, *place.Contents, error) {
 	malformed := func(why string) error {
 		return fmt.Errorf("CRIU image %.200q: the files of the tmpfs at %.200q: %s: %w", name, at, why, errdefs.ErrInvalidArgument)
 	}
 	f, err := v.images.Open(name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
 	unzipped, err := gzip.NewReader(f)
 	if err != nil {
-		return nil, malformed("they are no gzip archive")
+		return nil, nil, malformed("they are no gzip archive")
 	}
 	in := tar.NewReader(io.LimitReader(unzipped, maxTmpfsArchive))
 	var buf bytes.Buffer
 	zipped, err := gzip.NewWriterLevel(&buf, gzip.BestSpeed)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	out := tar.NewWriter(zipped)
 	a := &archive{v: v, name: name, at: at, seen: map[string]byte{}, devices: devices(v.spec), left: maxTmpfs}
+	a.contents = &place.Contents{Links: map[string]string{}, Nodes: map[string]place.Node{}, Names: map[string]bool{}}
 	for n := 0; ; n++ {
 		h, err := in.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return nil, malformed("they cannot be read")
+			return nil, nil, malformed("they cannot be read")
 		}
 		if n == maxTmpfsEntries {
-			return nil, malformed(fmt.Sprintf("there are more than %d", maxTmpfsEntries))
+			return nil, nil, malformed(fmt.Sprintf("there are more than %d", maxTmpfsEntries))
 		}
 		if why := a.check(h); why != "" {
-			return nil, malformed(fmt.Sprintf("%.200q: %s", h.Name, why))
+			return nil, nil, malformed(fmt.Sprintf("%.200q: %s", h.Name, why))
 		}
+		if err := v.step(1); err != nil {
+			return nil, nil, err
+		}
+		a.note(h)
 		clean, ok := a.grant(h)
 		if !ok {
 			continue
 		}
 		if err := out.WriteHeader(clean); err != nil {
-			return nil, malformed(fmt.Sprintf("%.200q cannot be written again", h.Name))
+			return nil, nil, malformed(fmt.Sprintf("%.200q cannot be written again", h.Name))
 		}
 		if _, err := io.CopyN(out, in, clean.Size); err != nil {
-			return nil, malformed(fmt.Sprintf("%.200q cannot be read", h.Name))
+			return nil, nil, malformed(fmt.Sprintf("%.200q cannot be read", h.Name))
 		}
 	}
 	for _, p := range points {
 		if err := a.make(out, p); err != nil {
-			return nil, malformed(fmt.Sprintf("mount point %.200q cannot be made", p.path))
+			return nil, nil, malformed(fmt.Sprintf("mount point %.200q cannot be made", p.path))
 		}
 		if why := a.point(p.path); why != "" {
-			return nil, malformed(fmt.Sprintf("mount point %.200q %s", path.Join(at, p.path), why))
+			return nil, nil, malformed(fmt.Sprintf("mount point %.200q %s", path.Join(at, p.path), why))
 		}
 	}
 	if err := errors.Join(out.Close(), zipped.Close()); err != nil {
-		return nil, fmt.Errorf("CRIU image %s: %w", name, err)
+		return nil, nil, fmt.Errorf("CRIU image %s: %w", name, err)
 	}
-	return buf.Bytes(), nil
+	return buf.Bytes(), a.contents, nil
 }
 
 // check says what is wrong with an entry that CRIU's tar would not have written, or not so.
@@ -179,11 +189,35 @@ func (a *archive) check(h *tar.Header) string {
 	return ""
 }
 
+// note keeps what matters to who looks for a path.
+func (a *archive) note(h *tar.Header) {
+	p := path.Clean(h.Name)
+	a.contents.Names[p] = true
+	switch h.Typeflag {
+	case tar.TypeSymlink:
+		a.contents.Links[p] = h.Linkname
+	case tar.TypeChar, tar.TypeBlock:
+		// One that was not granted has no mode: only a capability would open it. It is refused.
+		a.contents.Nodes[p] = a.devices[deviceOf(h)]
+	}
+}
+
+func deviceOf(h *tar.Header) device {
+	d := device{'c', h.Devmajor, h.Devminor}
+	if h.Typeflag == tar.TypeBlock {
+		d.kind = 'b'
+	}
+	return d
+}
+
 // grant returns the header that tar is to read, unless it is more than the pod was granted.
 func (a *archive) grant(h *tar.Header) (*tar.Header, bool) {
 	clean := &tar.Header{
 		Typeflag: a.seen[path.Clean(h.Name)], Name: h.Name, Linkname: h.Linkname, Mode: h.Mode & 0o1777, Uid: h.Uid, Gid: h.Gid,
 		ModTime: h.ModTime.Truncate(time.Second), Devmajor: h.Devmajor, Devminor: h.Devminor,
+	}
+	if h.Typeflag == tar.TypeLink {
+		clean.Linkname = "./" + path.Clean(h.Linkname) // as it was compared
 	}
 	object := "mount " + a.at
 	switch clean.Typeflag {
@@ -198,10 +232,7 @@ func (a *archive) grant(h *tar.Header) (*tar.Header, bool) {
 	case tar.TypeDir:
 		clean.Mode |= h.Mode & 0o2000 // files in it belong to its group
 	case tar.TypeChar, tar.TypeBlock:
-		d := device{'c', h.Devmajor, h.Devminor}
-		if clean.Typeflag == tar.TypeBlock {
-			d.kind = 'b'
-		}
+		d := deviceOf(h)
 		may, ok := a.devices[d]
 		if !ok {
 			a.v.refuse(Finding{Check: "mounts", Object: object, Field: "device", Found: fmt.Sprintf("%s, %s", h.Name, d), Allowed: "the pod's devices",
@@ -209,7 +240,7 @@ func (a *archive) grant(h *tar.Header) (*tar.Header, bool) {
 			return nil, false
 		}
 		// Who may open it is as the pod was granted it.
-		clean.Mode, clean.Uid, clean.Gid = int64(may.mode), int(may.uid), int(may.gid)
+		clean.Mode, clean.Uid, clean.Gid = int64(may.Mode), int(may.UID), int(may.GID)
 	}
 	return clean, true
 }
@@ -231,7 +262,7 @@ func (a *archive) make(out *tar.Writer, p point) error {
 		if name == p.path && !p.dir {
 			h.Typeflag, h.Name = tar.TypeReg, "./"+name
 		}
-		a.seen[name] = h.Typeflag
+		a.seen[name], a.contents.Names[name] = h.Typeflag, true
 		if err := out.WriteHeader(h); err != nil {
 			return err
 		}

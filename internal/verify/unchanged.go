@@ -3,44 +3,35 @@ package verify
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
-	"syscall"
 
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
-// Unchanged checks that the files of the root file system which processes have open are as they were, as far as CRIU
+// unchanged checks that the files of the root file system which processes have open are as they were, as far as CRIU
 // compares them when it opens them (criu/files-reg.c, open_path): type and mode, and the size unless it was open
-// for appending. root is where the root file system is mounted, with the checkpoint's changes.
+// for appending.
 //
 // The error is of class errdefs.ErrFailedPrecondition: the restore would fail.
-func Unchanged(images *criu.Images, root string) error {
-	o, err := rootFiles(images)
-	if err != nil {
-		return err
-	}
-	if err := o.readRemaps(); err != nil {
-		return err
-	}
+func (c *container) unchanged() error {
 	standsIn := map[uint32]bool{}
-	for _, r := range o.remaps {
+	for _, r := range c.remaps {
 		standsIn[r.GetOrigId()] = true
 	}
-	dir, err := os.OpenRoot(root)
-	if err != nil {
-		return fmt.Errorf("root file system of the new container: %w", err)
-	}
-	defer dir.Close()
 	var found []string
-	for _, f := range o.files {
-		if !o.inRoot(f) || standsIn[f.GetId()] { // CRIU makes it
+	for _, f := range c.files {
+		p, ok := c.places[f]
+		if f.kind != fdinfo.FdTypes_REG || !ok || p.Mount.Kind != place.Root || standsIn[f.GetId()] { // CRIU makes it
 			continue
 		}
-		if why := difference(dir, f); why != "" {
+		if err := c.step(1); err != nil {
+			return err
+		}
+		if why := difference(p, f); why != "" {
 			found = append(found, fmt.Sprintf("%s %s", printable(f.GetReg().GetName()), why))
 		}
 	}
@@ -57,21 +48,13 @@ func Unchanged(images *criu.Images, root string) error {
 }
 
 // difference says what differs, "" if nothing does.
-func difference(dir *os.Root, f *openFile) string {
-	name := strings.TrimPrefix(f.GetReg().GetName(), "/")
-	if name == "" {
-		name = "."
-	}
-	info, err := dir.Lstat(name)
-	if errors.Is(err, os.ErrNotExist) {
+func difference(p place.Place, f *openFile) string {
+	st, err := p.Stat()
+	if errors.Is(err, place.ErrAbsent) {
 		return "is not in the root file system"
 	}
 	if err != nil {
 		return err.Error()
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return "cannot be examined"
 	}
 	r := f.GetReg()
 	if st.Mode != r.GetMode() {

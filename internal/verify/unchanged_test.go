@@ -13,30 +13,23 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
-
-func imagesOf(t *testing.T, sets ...map[string]string) *criu.Images {
-	t.Helper()
-	images, err := criu.OpenImages(write(t, merged(append(sets, criutest.Tasks(criutest.Task{PID: 1}))...)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { images.Close() })
-	return images
-}
 
 func TestDirectories(t *testing.T) {
 	in := func(mount int32) func(*regfile.RegFileEntry) {
 		return func(e *regfile.RegFileEntry) { e.MntId = &mount }
 	}
-	got, err := Directories(imagesOf(t, criutest.Files(
+	v, err := verifierOf(t, merged(criutest.Tasks(criutest.Task{PID: 1}), criutest.Files(
 		criutest.Regular(10, "/data", 0o41777), criutest.Regular(11, "/data/file", 0o100644), criutest.Regular(12, "/dev/shm", 0o40700, in(criutest.DevMount)),
-	)))
+	)), filesSpec(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := v.openFiles(); err != nil {
+		t.Fatal(err)
+	}
+	got := v.report.Directories
 	if want := map[string]uint32{"/": 0o755, "/data": 0o1777}; !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -77,7 +70,9 @@ func TestUnchanged(t *testing.T) {
 			if err := os.Symlink("/none", filepath.Join(root, "data/link")); err != nil {
 				t.Fatal(err)
 			}
-			err := Unchanged(imagesOf(t, criutest.Files(c.file), c.more), root)
+			spec := filesSpec(nil)
+			images := stage(t, merged(criutest.Tasks(criutest.Task{PID: 1}), criutest.Files(c.file), c.more), spec, root)
+			err := inContainer(t, subjectOf(t, images, spec, Rules{}), root, &Report{}, (*container).paths, (*container).unchanged)
 			switch {
 			case c.says == "" && err != nil:
 				t.Error(err)

@@ -78,11 +78,8 @@ func (o *openFiles) socketName(f *openFile) error {
 		}
 		return nil
 	}
-	if e.MntId != nil && e.GetMntId() >= 0 && o.mounts[e.GetMntId()] == "" {
-		return malformed(filesImage, "socket %d: it is in no mount of the container", f.GetId())
-	}
 	dir := e.GetNameDir()
-	if strings.ContainsRune(name, 0) || path.IsAbs(name) == (dir != "") || dir != "" && (!path.IsAbs(dir) || path.Clean(dir) != dir || strings.ContainsRune(dir, 0)) {
+	if strings.ContainsRune(name, 0) || path.IsAbs(name) == (dir != "") || dir != "" && (!path.IsAbs(dir) || len(dir) >= maxName || path.Clean(dir) != dir || strings.ContainsRune(dir, 0)) {
 		return malformed(filesImage, "socket %d: name %.200q in directory %.200q", f.GetId(), name, dir)
 	}
 	return nil
@@ -121,8 +118,8 @@ func (o *openFiles) unixPeers() error {
 	return nil
 }
 
-// socketQueues checks what was sent and not received, with the descriptors in it.
-func (o *openFiles) socketQueues() error {
+// readQueues reads what was sent and not received, with the descriptors in it.
+func (o *openFiles) readQueues() error {
 	const image = "sk-queues.img"
 	if _, ok := o.images.Size(image); !ok {
 		return nil
@@ -149,6 +146,9 @@ func (o *openFiles) socketQueues() error {
 				}
 				f.used = true
 			}
+		}
+		if err := o.step(1 + len(e.GetScm())); err != nil {
+			return err
 		}
 		return skip(rest, e.GetLength())
 	})

@@ -21,6 +21,7 @@ var (
 type Dir struct {
 	f      *os.File
 	mode   uint32
+	ino    uint64
 	fstype int64
 }
 
@@ -37,7 +38,7 @@ func OpenDir(name string) (*Dir, error) {
 		d.f.Close()
 		return nil, fmt.Errorf("%s cannot be examined: %w", name, err)
 	}
-	d.mode, d.fstype = st.Mode, int64(fs.Type)
+	d.mode, d.ino, d.fstype = st.Mode, st.Ino, int64(fs.Type)
 	return d, nil
 }
 
@@ -46,6 +47,12 @@ func (d *Dir) Close() error { return d.f.Close() }
 
 // IsDir says whether it is a directory.
 func (d *Dir) IsDir() bool { return d.mode&unix.S_IFMT == unix.S_IFDIR }
+
+// IsTop says whether it is the root directory of a procfs, and no part of it.
+func (d *Dir) IsTop() bool {
+	const root = 1 // PROC_ROOT_INO (linux/proc_fs.h)
+	return d.fstype == unix.PROC_SUPER_MAGIC && d.ino == root
+}
 
 // Find opens what is at a path below the directory by its name only, through no link; the path may be that of a link
 // itself. "" is the directory, or the file, itself. The error is [ErrAbsent] or [ErrLink] for what these say.
