@@ -11,7 +11,7 @@ var files = []Message{
 		judged("cwd_id root_id umask", "directories"),
 	}},
 	{"fdinfo_entry", []Row{
-		judged("id flags fd xattr_security_selinux", "readTable"),
+		judged("id flags fd", "readTable"), judged("xattr_security_selinux", "labels"),
 		whole(judged("type", "fileType readTable")),
 	}},
 	{"file_entry", []Row{
@@ -23,7 +23,7 @@ var files = []Message{
 	{"reg_file_entry", []Row{
 		judged("id fown", "newFile owner"),
 		judged("flags", "newFile openFlags"),
-		judged("name mnt_id mode ext", "regular name kernelFile"),
+		judged("name mnt_id mode ext", "regular name paths locate kernelFile"),
 		because(judged("size", "difference"),
 			"in the root file system; elsewhere CRIU compares it when it opens the file, and fails (criu/files-reg.c, "+
 				"open_path)"),
@@ -43,7 +43,7 @@ var files = []Message{
 	}},
 	{"ghost_file_entry", []Row{
 		judged("mode atim mtim chunks size symlnk_target", "ghost chunk"),
-		free("uid gid", "the owner of what CRIU makes and removes again"),
+		judged("uid gid", "deleted"),
 		free("dev ino", "by which CRIU finds that a watch is of this file (criu/files-reg.c, lookup_ghost_remap), which "+
 			"the process has open"),
 		free("rdev", "of devices, which are refused: see mode"),
@@ -119,7 +119,7 @@ var otherFiles = []Message{
 		free("id ignored_mask", "a restore does not read them"),
 	}},
 	{"fh_entry", []Row{
-		judged("path mnt_id", "inotify"),
+		judged("path mnt_id", "inotify paths locate"),
 		free("bytes type handle", "of a watch without a path, which is refused"),
 	}},
 	{"fanotify_file_entry", []Row{because(whole(judged("id flags fown faflags evflags mark", "file")), noKind)}},

@@ -13,7 +13,7 @@ var memory = []Message{
 		free("thp_disabled", "the process sets it itself (prctl(2), PR_SET_THP_DISABLE)"),
 	}},
 	{"vma_entry", []Row{
-		judged("start end pgoff shmid prot flags status fd madv fdflags", "mapping aligned writes fileFlags attached"),
+		judged("start end pgoff shmid prot flags status fd madv fdflags", "mapping aligned mapped fileFlags attached"),
 	}},
 	{"aio_ring_entry", []Row{
 		judged("id nr_req ring_len", "rings"),

@@ -73,7 +73,7 @@ var otherSockets = []Message{
 		judged("id fown", "newFile owner"),
 		judged("flags", "newFile openFlags"),
 		judged("ino type state uflags opts ns_id file_perms", "unixSocket socketOwner"),
-		judged("name mnt_id name_dir deleted", "socketName follow"),
+		judged("name mnt_id name_dir deleted", "socketName socketPath sockets bound"),
 		judged("peer", "unixPeers"),
 		free("backlog shutdown", ownOption),
 	}},
@@ -81,9 +81,9 @@ var otherSockets = []Message{
 		judged("mode uid gid", "socketOwner"),
 	}},
 	{"sk_packet_entry", []Row{
-		judged("id_for length scm", "socketQueues"),
+		judged("id_for length scm", "readQueues"),
 	}},
 	{"scm_entry", []Row{
-		judged("type rights", "socketQueues"),
+		judged("type rights", "readQueues"),
 	}},
 }
