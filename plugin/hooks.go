@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/plugin"
 
@@ -45,7 +47,7 @@ func decorate(ic *plugin.InitContext, inner hook.CRIServices) (hook.CRIServices,
 		if cerr != nil {
 			return inner, cerr
 		}
-		inner.Runtime = cri.Refuse(client, inner.Runtime, inner.Images, err)
+		inner.Runtime = cri.Refuse(client, snapshotters(ic), inner.Runtime, inner.Images, err)
 		return inner, nil
 	}
 	n := node.(*cri.Node)
@@ -58,6 +60,15 @@ func decorate(ic *plugin.InitContext, inner hook.CRIServices) (hook.CRIServices,
 	}
 	r, i := cri.New(n, inner.Runtime, inner.Images)
 	return hook.CRIServices{Runtime: r, Images: i}, nil
+}
+
+// snapshotters are the names of the node's snapshotters.
+func snapshotters(ic *plugin.InitContext) []string {
+	db, err := ic.GetSingle(plugins.MetadataPlugin)
+	if err != nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(db.(*metadata.DB).Snapshotters()))
 }
 
 // criuDisabled reports whether the CRI plugin's enable_criu is false (containerd: internal/cri/config,

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	api "github.com/containerd/containerd/api/services/tasks/v1"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/events"
@@ -27,6 +28,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/cri"
 	"github.com/cri-restore/cri-restore/internal/dump"
 	"github.com/cri-restore/cri-restore/internal/hook"
+	"github.com/cri-restore/cri-restore/internal/origin"
 	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
 	"github.com/cri-restore/cri-restore/internal/runc"
@@ -59,6 +61,11 @@ func init() {
 		return task.New(inner), nil
 	}); err != nil {
 		panic(err) // the build has no task service
+	}
+	if err := hook.Containers(func(inner containersapi.ContainersClient) containersapi.ContainersClient {
+		return &origin.Containers{ContainersClient: inner}
+	}); err != nil {
+		panic(err) // the build has no service of containers
 	}
 }
 

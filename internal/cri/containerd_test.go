@@ -10,15 +10,18 @@ import (
 	"strings"
 	"sync"
 
+	api "github.com/containerd/containerd/api/services/containers/v1"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-restore/cri-restore/internal/origin"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -90,15 +93,14 @@ func (s *fakeRuntime) CreateContainer(ctx context.Context, r *runtime.CreateCont
 	if err != nil {
 		return nil, err
 	}
-	c := containers.Container{
-		ID: id, SandboxID: r.GetPodSandboxId(), Image: r.GetConfig().GetImage().GetImage(),
+	if _, err := (&origin.Containers{ContainersClient: containersService{store: s.containers}}).Create(ctx, &api.CreateContainerRequest{Container: &api.Container{
+		ID: id, Sandbox: r.GetPodSandboxId(), Image: r.GetConfig().GetImage().GetImage(),
 		Labels:      map[string]string{"io.cri-containerd.kind": "container"},
-		Runtime:     containers.RuntimeInfo{Name: restore.RuntimeRunc},
+		Runtime:     &api.Container_Runtime{Name: restore.RuntimeRunc},
 		Spec:        jsonAny("types.containerd.io/opencontainers/runtime-spec/1/Spec", spec),
 		Snapshotter: snapshotter, SnapshotKey: id,
-		Extensions: map[string]typeurl.Any{"io.cri-containerd.container.metadata": jsonAny("x", metadata)},
-	}
-	if _, err := s.containers.Create(ctx, c); err != nil {
+		Extensions: map[string]*anypb.Any{"io.cri-containerd.container.metadata": jsonAny("x", metadata)},
+	}}); err != nil {
 		return nil, err
 	}
 	s.names[id] = name
@@ -110,6 +112,25 @@ func (s *fakeRuntime) CreateContainer(ctx context.Context, r *runtime.CreateCont
 		s.after()
 	}
 	return &runtime.CreateContainerResponse{ContainerId: id}, nil
+}
+
+// containersService is containerd's in-process service of containers.
+type containersService struct {
+	api.ContainersClient
+	store containers.Store
+}
+
+func (s containersService) Create(ctx context.Context, r *api.CreateContainerRequest, _ ...grpc.CallOption) (*api.CreateContainerResponse, error) {
+	c := r.GetContainer()
+	extensions := map[string]typeurl.Any{}
+	for key, value := range c.GetExtensions() {
+		extensions[key] = value
+	}
+	_, err := s.store.Create(ctx, containers.Container{
+		ID: c.GetID(), SandboxID: c.GetSandbox(), Image: c.GetImage(), Labels: c.GetLabels(), Runtime: containers.RuntimeInfo{Name: c.GetRuntime().GetName()},
+		Spec: c.GetSpec(), Snapshotter: c.GetSnapshotter(), SnapshotKey: c.GetSnapshotKey(), Extensions: extensions,
+	})
+	return &api.CreateContainerResponse{}, err
 }
 
 // specOfPod is the spec of every container of the fake, and of the one that
@@ -251,6 +272,15 @@ func (s *fakeImages) ListImages(context.Context, *runtime.ListImagesRequest) (*r
 		}
 	}
 	return resp, nil
+}
+
+// StreamImages sends one image at a time.
+func (s *fakeImages) StreamImages(_ *runtime.StreamImagesRequest, stream grpc.ServerStreamingServer[runtime.StreamImagesResponse]) error {
+	resp, err := s.ListImages(stream.Context(), nil)
+	for _, img := range resp.GetImages() {
+		err = errors.Join(err, stream.Send(&runtime.StreamImagesResponse{Images: []*runtime.Image{img}}))
+	}
+	return err
 }
 
 func (s *fakeImages) PullImage(ctx context.Context, r *runtime.PullImageRequest) (*runtime.PullImageResponse, error) {

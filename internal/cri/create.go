@@ -7,12 +7,15 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/tracing"
+	"github.com/containerd/containerd/v2/version"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/image"
+	"github.com/cri-restore/cri-restore/internal/origin"
 	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/policy"
 	"github.com/cri-restore/cri-restore/internal/recovery"
@@ -35,7 +38,8 @@ func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 		}
 		return s.restore(ctx, r, &archiveSource{node: s.node, path: ref}, began)
 	}
-	img, err := s.detector.Detect(ctx, ref)
+	// What the image holds comes before all that is asked of checkpoints only: an ordinary one is created as without the plugin.
+	img, err := s.detector.Detect(ctx, r.GetConfig().GetImage(), s.look.inPod(s.RuntimeServiceServer, r.GetPodSandboxId()))
 	if err != nil {
 		return nil, err
 	}
@@ -100,12 +104,6 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 	if err != nil {
 		return nil, err
 	}
-	if c == nil {
-		// The annotations were wrong: it is an ordinary image.
-		undo.run(ctx)
-		undo = nil
-		return s.RuntimeServiceServer.CreateContainer(ctx, r)
-	}
 	defer c.Close()
 	if record.Lazy, err = s.node.lazily(ctx, asked.Lazy, c.ImagesDir()); err != nil {
 		return nil, fmt.Errorf("checkpoint %s: %w", src.name(), err)
@@ -136,7 +134,7 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 	var resp *runtime.CreateContainerResponse
 	// Under the lease, so that containerd makes none of its own, which would be left for a day if it is killed.
 	err = record.Times.Do(leased, phase.Container, func(ctx context.Context) (err error) {
-		resp, err = s.RuntimeServiceServer.CreateContainer(ctx, rewrite(r, &c.Metadata, base, record))
+		resp, err = s.RuntimeServiceServer.CreateContainer(origin.With(ctx, record.Origin("")), rewrite(r, &c.Metadata, base, record))
 		return err
 	})
 	if err != nil {
@@ -147,6 +145,10 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 		_, err := s.RuntimeServiceServer.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: id})
 		return err
 	})
+	s.node.users.add(id)
+	if err := s.node.noted(ctx, id); err != nil {
+		return nil, err
+	}
 	var change func(*specs.Spec)
 	err = s.node.inTurn(leased, record, func(ctx context.Context) (err error) {
 		change, err = s.prepare(ctx, r, id, c, record, &undo)
@@ -169,4 +171,18 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 	log.G(ctx).WithField("container", id).WithField("checkpoint", record.Image).WithField("base", record.BaseImage).WithField("times", record.Times.String()).
 		Info("created container to be restored from checkpoint")
 	return resp, nil
+}
+
+// noted checks that containerd has noted on the container what it is made for: another version's CRI plugin might create
+// containers by another way than the service that is decorated.
+func (n *Node) noted(ctx context.Context, id string) error {
+	c, err := n.Client.ContainerService().Get(ctx, id)
+	if err != nil {
+		return fmt.Errorf("container %s: %w", id, err)
+	}
+	if !restore.Unfinished(&c) {
+		return fmt.Errorf("container %s does not say that it is to be restored: containerd %s does not create containers as this plugin expects, "+
+			"use a cri-restore that was made for it: %w", id, version.Version, errdefs.ErrNotImplemented)
+	}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/image"
+	"github.com/cri-restore/cri-restore/internal/origin"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -49,16 +50,18 @@ func (s *Runtime) startFresh(ctx context.Context, r *runtime.CreateContainerRequ
 	if out.Config.Annotations == nil {
 		out.Config.Annotations = map[string]string{}
 	}
+	why := shorten(u.Error(), maxReason)
 	for key, value := range u.record.Annotations() {
-		if key != restore.AnnotationID { // by which a container is known that must not start unless it is restored
+		if key != restore.AnnotationID { // it is no restore
 			out.Config.Annotations[key] = value
 		}
 	}
-	out.Config.Annotations[restore.AnnotationFresh] = shorten(u.Error(), maxReason)
-	resp, err := s.RuntimeServiceServer.CreateContainer(ctx, out)
+	out.Config.Annotations[restore.AnnotationFresh] = why
+	resp, err := s.RuntimeServiceServer.CreateContainer(origin.With(ctx, u.record.Origin(why)), out)
 	if err != nil {
 		return nil, fmt.Errorf("start container from base image %s, because %w: %w", u.base.Reference, u.error, err)
 	}
+	s.node.users.add(resp.GetContainerId())
 	countFresh(u.error)
 	log.G(ctx).WithError(u.error).WithField("container", resp.GetContainerId()).WithField("checkpoint", u.record.Image).WithField("base", u.base.Reference).
 		Warn("created container from its base image, as the pod wants it if its checkpoint cannot be restored")
@@ -73,21 +76,33 @@ func (s *Runtime) failedBefore(ctx context.Context, r *runtime.CreateContainerRe
 		return nil //nolint:nilerr // then it is tried
 	}
 	for _, c := range list.GetContainers() {
-		a := c.GetAnnotations()
-		if c.GetMetadata().GetName() != r.GetConfig().GetMetadata().GetName() || a[restore.AnnotationImage] != record.Image || a[restore.AnnotationImageDigest] != record.ImageDigest {
+		if c.GetMetadata().GetName() != r.GetConfig().GetMetadata().GetName() {
 			continue
 		}
-		why := a[restore.AnnotationFresh]
-		if why == "" {
-			if _, earlier, err := s.node.Restores.Get(ctx, c.GetId()); err == nil {
-				why = earlier.Failure
-			}
-		}
-		if why != "" {
+		if why := s.node.failure(ctx, c.GetId(), record); why != "" {
 			return fmt.Errorf("%w: %w", errors.New(why), errdefs.ErrFailedPrecondition)
 		}
 	}
 	return nil
+}
+
+// failure returns why a container of that checkpoint was not restored, nothing if it is another checkpoint's or was. Its
+// annotations are not asked: anybody may have written them.
+func (n *Node) failure(ctx context.Context, id string, record *restore.Record) string {
+	c, earlier, err := n.Restores.Get(ctx, id)
+	if err == nil {
+		if earlier.Image != record.Image || earlier.ImageDigest != record.ImageDigest {
+			return ""
+		}
+		return earlier.Failure
+	}
+	if c == nil {
+		return ""
+	}
+	if o := origin.Of(c); o != nil && o.Image == record.Image && o.ImageDigest == record.ImageDigest {
+		return o.Fresh
+	}
+	return ""
 }
 
 func shorten(s string, most int) string {

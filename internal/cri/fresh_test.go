@@ -3,6 +3,7 @@ package cri
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -79,7 +80,19 @@ func TestFreshOnlyIfItMust(t *testing.T) {
 	w := newWorld(t)
 	id := w.checkpointImage(checkpointName, w.files())
 	w.wantsFresh()
-	resp, err := w.runtime.CreateContainer(w.ctx, w.request(id))
+	// What another container's annotations say of it, which anybody can write, changes nothing.
+	forged := w.request(w.baseID)
+	record := restore.Record{ID: restore.NewID(), Image: checkpointName, ImageDigest: w.digestOf(checkpointName), ImageID: id}
+	maps.Copy(forged.Config.Annotations, record.Annotations())
+	forged.Config.Annotations[restore.AnnotationFresh] = "because"
+	other, err := w.runtime.CreateContainer(w.ctx, forged)
+	check(t, err)
+	if c, _, err := w.node.Restores.Get(w.ctx, other.ContainerId); !errdefs.IsNotFound(err) || restore.Pending(c) {
+		t.Errorf("an ordinary container with the annotations of a restored one: %v", err)
+	}
+	again := w.request(id)
+	again.Config.Metadata.Attempt = 1
+	resp, err := w.runtime.CreateContainer(w.ctx, again)
 	check(t, err)
 	w.ready(resp.ContainerId)
 }
@@ -173,47 +186,5 @@ func TestSettled(t *testing.T) {
 		if settled(err) != want {
 			t.Errorf("%v: %t", err, !want)
 		}
-	}
-}
-
-// The kubelet sees a checkpoint image as pinned as long as there is a container of it, restored or started fresh.
-func TestCheckpointImagesInUseArePinned(t *testing.T) {
-	for name, files := range map[string]func(*world) map[string]string{"restored": (*world).files, "started fresh": (*world).misfit} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			id := w.checkpointImage(checkpointName, files(w))
-			w.wantsFresh()
-			pinned := func() (out []string) {
-				resp, err := w.service.ListImages(w.ctx, &runtime.ListImagesRequest{})
-				check(t, err)
-				if len(resp.GetImages()) != 2 {
-					t.Errorf("images %v", resp.GetImages())
-				}
-				for _, img := range resp.GetImages() {
-					if img.GetPinned() {
-						out = append(out, img.GetId())
-					}
-				}
-				return out
-			}
-			if got := pinned(); len(got) != 0 {
-				t.Errorf("without containers: %v", got)
-			}
-			resp, err := w.runtime.CreateContainer(w.ctx, w.request(id))
-			check(t, err)
-			if got := pinned(); len(got) != 1 || got[0] != id {
-				t.Errorf("with a container: %v, want %s", got, id)
-			}
-			w.faults.arm(1, nil)
-			if got := pinned(); len(got) != 0 {
-				t.Errorf("if the containers cannot be listed: %v", got)
-			}
-			w.faults.disarm()
-			_, err = w.runtime.RemoveContainer(w.ctx, &runtime.RemoveContainerRequest{ContainerId: resp.ContainerId})
-			check(t, err)
-			if got := pinned(); len(got) != 0 {
-				t.Errorf("after the container: %v", got)
-			}
-		})
 	}
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"strings"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
@@ -32,6 +35,9 @@ func (n *Node) lazily(ctx context.Context, asked policy.Lazy, dir string) (bool,
 	return asked.Lazily(pages) && n.Restores.Pages.Able.Err(ctx) == nil, nil
 }
 
+// criNamespace is that of containerd's CRI plugin (internal/cri/constants).
+const criNamespace = "k8s.io"
+
 // reasonPagesLost is the reason, in CRI's status, of the end of a container whose memory did not arrive.
 const reasonPagesLost = "RestoreError"
 
@@ -40,19 +46,57 @@ const reasonPagesLost = "RestoreError"
 func (s *Runtime) ContainerStatus(ctx context.Context, r *runtime.ContainerStatusRequest) (_ *runtime.ContainerStatusResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "ContainerStatus")
 	resp, err := s.RuntimeServiceServer.ContainerStatus(ctx, r)
-	st := resp.GetStatus()
-	if err != nil || st.GetState() != runtime.ContainerState_CONTAINER_EXITED || st.GetExitCode() == 0 || st.GetMessage() != "" {
-		return resp, err
+	if st := resp.GetStatus(); err == nil && unexplained(st) {
+		if lost := s.lost(ctx, st.GetId()); lost != "" {
+			st.Reason, st.Message = reasonPagesLost, lost
+		}
 	}
+	return resp, err
+}
+
+// GetContainerEvents tells of the same end what ContainerStatus does: a kubelet that listens to events asks for no status.
+// (kubernetes: pkg/kubelet/pleg/evented.go.)
+func (s *Runtime) GetContainerEvents(r *runtime.GetEventsRequest, stream grpc.ServerStreamingServer[runtime.ContainerEventResponse]) (retErr error) {
+	ctx := stream.Context()
+	defer recovery.Into(ctx, &retErr, "GetContainerEvents")
+	return s.RuntimeServiceServer.GetContainerEvents(r, explainingStream{ServerStreamingServer: stream, runtime: s})
+}
+
+type explainingStream struct {
+	grpc.ServerStreamingServer[runtime.ContainerEventResponse]
+	runtime *Runtime
+}
+
+func (e explainingStream) Send(event *runtime.ContainerEventResponse) error {
+	ctx := namespaces.WithNamespace(e.Context(), criNamespace) // which containerd sets for the other streams only
+	for i, st := range event.GetContainersStatuses() {
+		if !unexplained(st) {
+			continue
+		}
+		if lost := e.runtime.lost(ctx, st.GetId()); lost != "" {
+			event = proto.Clone(event).(*runtime.ContainerEventResponse) // others listen to the same one
+			event.ContainersStatuses[i].Reason, event.ContainersStatuses[i].Message = reasonPagesLost, lost
+		}
+	}
+	return e.ServerStreamingServer.Send(event)
+}
+
+// unexplained reports whether a container has ended in a way that may be for want of its memory.
+func unexplained(st *runtime.ContainerStatus) bool {
+	return st.GetState() == runtime.ContainerState_CONTAINER_EXITED && st.GetExitCode() != 0 && st.GetMessage() == ""
+}
+
+// lost says that and why the memory of a container did not arrive. It is empty for one of which all did, and for an ordinary one.
+func (s *Runtime) lost(ctx context.Context, id string) (why string) {
 	// A mistake here must not hide a container from the kubelet.
 	recovery.Run(ctx, "reason of a container's end", func() {
-		_, record, err := s.node.Restores.Get(ctx, st.GetId())
+		_, record, err := s.node.Restores.Get(ctx, id)
 		if err != nil {
 			return // an ordinary container, or one that is gone
 		}
 		if lost := s.node.Restores.Lost(record); lost != "" {
-			st.Reason, st.Message = reasonPagesLost, "memory of the checkpoint did not arrive: "+lost
+			why = "memory of the checkpoint did not arrive: " + lost
 		}
 	})
-	return resp, nil
+	return why
 }

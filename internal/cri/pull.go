@@ -4,10 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/tracing"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -26,7 +23,13 @@ func (s *Images) PullImage(ctx context.Context, r *runtime.PullImageRequest) (_ 
 	if err != nil {
 		return nil, err
 	}
-	img, err := s.detector.Detect(ctx, resp.GetImageRef())
+	// By the reference that was pulled: another one of the same image is not meant.
+	img, err := s.detector.Detect(ctx, &runtime.ImageSpec{Image: resp.GetImageRef(), UserSpecifiedImage: r.GetImage().GetImage()}, s.look.pulled)
+	if err != nil && ctx.Err() == nil {
+		// The pull itself was well. A container of it will say the same if it matters.
+		log.G(ctx).WithError(err).Warn("cannot tell whether a pulled image is a checkpoint")
+		return resp, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +53,7 @@ func (s *Images) pullBase(ctx context.Context, r *runtime.PullImageRequest, img 
 	ctx, span := tracing.StartSpan(ctx, "cri.restore.pull", tracing.WithAttribute("checkpoint", r.GetImage().GetImage()))
 	defer func() { span.SetStatus(retErr); span.End() }()
 	base, err := s.node.baseOf(ctx, img)
-	if err != nil || base == nil {
+	if err != nil {
 		return err
 	}
 	_, err = s.bases.Ensure(ctx, image.Request{
@@ -63,11 +66,11 @@ func (s *Images) pullBase(ctx context.Context, r *runtime.PullImageRequest, img 
 }
 
 // baseOf reads the base image from a checkpoint image by way of a view that
-// is mounted for that time. It returns nil if the image holds no checkpoint.
+// is mounted for that time.
 func (n *Node) baseOf(ctx context.Context, img *image.Image) (_ *checkpoint.BaseImage, retErr error) {
-	snapshotter, err := n.unpackedIn(ctx, img)
-	if err != nil {
-		return nil, err
+	snapshotter := unpackedIn(ctx, n.Client, n.Snapshotters, img)
+	if snapshotter == "" {
+		return nil, unpackedNowhere(img)
 	}
 	record := &restore.Record{ID: restore.NewID(), Image: img.Name, Snapshotter: snapshotter}
 	record.SnapshotKey = restore.SnapshotKey(record.ID)
@@ -80,24 +83,8 @@ func (n *Node) baseOf(ctx context.Context, img *image.Image) (_ *checkpoint.Base
 	undo.add("release lease", release)
 	undo.add("remove directories", func(ctx context.Context) error { return n.Restores.Remove(ctx, record) })
 	c, err := n.view(leased, img, record, checkpoint.UnpackMetadata)
-	if err != nil || c == nil {
+	if err != nil {
 		return nil, err
 	}
 	return &c.Metadata.Base, c.Close()
-}
-
-// unpackedIn returns the snapshotter that a pull has unpacked the image in.
-func (n *Node) unpackedIn(ctx context.Context, img *image.Image) (string, error) {
-	i := containerd.NewImage(n.Client, images.Image{Name: img.Name, Target: img.Target})
-	for _, name := range n.Snapshotters {
-		ok, err := i.IsUnpacked(ctx, name)
-		if err != nil {
-			log.G(ctx).WithError(err).WithField("snapshotter", name).Debug("cannot look for checkpoint image")
-			continue
-		}
-		if ok {
-			return name, nil
-		}
-	}
-	return "", fmt.Errorf("image %s is unpacked in no snapshotter: %w", img.Name, errdefs.ErrFailedPrecondition)
 }

@@ -231,14 +231,14 @@ func TestCreatePullsTheBase(t *testing.T) {
 func TestUnpackedIn(t *testing.T) {
 	w := newWorld(t)
 	id := w.checkpointImage(checkpointName, w.files())
-	img, err := w.runtime.detector.Detect(w.ctx, id)
+	img, err := w.runtime.detector.Detect(w.ctx, &runtime.ImageSpec{Image: id}, w.runtime.look.pulled)
 	check(t, err)
-	if got, err := w.node.unpackedIn(w.ctx, img); err != nil || got != snapshotter {
-		t.Errorf("%q, %v", got, err)
+	if got := unpackedIn(w.ctx, w.node.Client, w.node.Snapshotters, img); got != snapshotter {
+		t.Errorf("%q", got)
 	}
 	w.node.Snapshotters = nil
-	_, err = w.node.unpackedIn(w.ctx, img)
-	wantError(t, err, errdefs.IsFailedPrecondition, img.Name)
+	_, err = w.node.baseOf(w.ctx, img)
+	wantError(t, err, errdefs.IsFailedPrecondition, img.Name, "unpacked in no snapshotter")
 }
 
 func without(all []string, prefix string) (out []string) {

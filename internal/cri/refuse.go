@@ -22,15 +22,17 @@ import (
 type Refusing struct {
 	runtime.RuntimeServiceServer
 	containers containers.Store
+	look       looker
 	detector   *image.Detector
 	reason     error
 }
 
-// Refuse decorates the runtime service of a node that cannot restore.
-func Refuse(c *containerd.Client, r runtime.RuntimeServiceServer, i runtime.ImageServiceServer, reason error) *Refusing {
+// Refuse decorates the runtime service of a node that cannot restore. snapshotters are those of the node.
+func Refuse(c *containerd.Client, snapshotters []string, r runtime.RuntimeServiceServer, i runtime.ImageServiceServer, reason error) *Refusing {
 	return &Refusing{
 		RuntimeServiceServer: r,
 		containers:           c.ContainerService(),
+		look:                 looker{client: c, snapshotters: snapshotters},
 		detector:             image.NewDetector(i, c.ImageService(), c.ContentStore()),
 		reason:               reason,
 	}
@@ -40,7 +42,7 @@ func Refuse(c *containerd.Client, r runtime.RuntimeServiceServer, i runtime.Imag
 func (s *Refusing) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (_ *runtime.CreateContainerResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "CreateContainer")
 	ref := r.GetConfig().GetImage().GetImage()
-	img, err := s.detector.Detect(ctx, ref)
+	img, err := s.detector.Detect(ctx, r.GetConfig().GetImage(), s.look.inPod(s.RuntimeServiceServer, r.GetPodSandboxId()))
 	if err != nil {
 		return nil, err
 	}

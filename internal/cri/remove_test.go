@@ -185,9 +185,10 @@ func TestRefusing(t *testing.T) {
 
 	reason := fmt.Errorf("no criu in PATH: install CRIU: %w", errdefs.ErrNotFound)
 	inner := &starting{fakeRuntime: w.inner}
-	s := Refuse(w.node.Client, inner, w.images, reason)
+	hollow := w.hollowImage("registry.example/hollow:1")
+	s := Refuse(w.node.Client, w.node.Snapshotters, inner, w.images, reason)
 	for ref, refused := range map[string]bool{
-		checkpoint: true, checkpointName: true, archive: true, "/any/path": true, w.baseID: false, "registry.example/absent:1": false, "": false,
+		checkpoint: true, checkpointName: true, archive: true, "/any/path": true, w.baseID: false, hollow: false, "registry.example/hollow:1": false, "registry.example/absent:1": false, "": false,
 	} {
 		r := w.request(ref)
 		r.Config.Metadata.Name = "of " + ref

@@ -49,6 +49,8 @@ type Node struct {
 	RegistryDirs func() string
 	// Audit makes verification log and count what it would refuse.
 	Audit bool
+
+	users users
 }
 
 // Runtime is containerd's CRI runtime service with restore.
@@ -56,6 +58,7 @@ type Runtime struct {
 	runtime.RuntimeServiceServer
 	node     *Node
 	images   runtime.ImageServiceServer
+	look     looker
 	detector *image.Detector
 	bases    *image.Bases
 }
@@ -65,7 +68,7 @@ type Runtime struct {
 type Images struct {
 	runtime.ImageServiceServer
 	node     *Node
-	runtime  runtime.RuntimeServiceServer
+	look     looker
 	detector *image.Detector
 	bases    *image.Bases
 }
@@ -79,9 +82,11 @@ var (
 func New(n *Node, r runtime.RuntimeServiceServer, i runtime.ImageServiceServer) (*Runtime, *Images) {
 	var (
 		detector = image.NewDetector(i, n.Client.ImageService(), n.Client.ContentStore())
+		look     = looker{client: n.Client, snapshotters: n.Snapshotters}
 		bases    = image.NewBases(i, n.Client.ContentStore(), n.PullTimeout)
 	)
+	n.users.store = n.Client.ContainerService()
 	bases.NeverPull, bases.Admit, bases.HostDirs = n.NeverPull, n.Policy.BaseImage, n.RegistryDirs
-	return &Runtime{RuntimeServiceServer: r, node: n, images: i, detector: detector, bases: bases},
-		&Images{ImageServiceServer: i, node: n, runtime: r, detector: detector, bases: bases}
+	return &Runtime{RuntimeServiceServer: r, node: n, images: i, look: look, detector: detector, bases: bases},
+		&Images{ImageServiceServer: i, node: n, look: look, detector: detector, bases: bases}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/containerd/log"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
@@ -20,7 +19,7 @@ type source interface {
 	// admit applies the node's policy to it.
 	admit() error
 	// open makes the checkpoint readable in the restore's directories and says in
-	// the record how to find it again. It returns nil if there is no checkpoint after all.
+	// the record how to find it again.
 	open(ctx context.Context, p *pod, r *restore.Record) (*checkpoint.Checkpoint, error)
 }
 
@@ -32,17 +31,7 @@ type imageSource struct {
 	ref   *runtime.ImageSpec
 }
 
-// name is what the pod spec says if the request tells: the kubelet sends an ID
-// and, beside it, the user's word.
-func (s *imageSource) name() string {
-	if name := s.ref.GetUserSpecifiedImage(); name != "" {
-		return name
-	}
-	if s.ref.GetImage() == s.image.ID && len(s.image.References) > 0 {
-		return s.image.References[0]
-	}
-	return s.ref.GetImage()
-}
+func (s *imageSource) name() string { return s.image.Called(s.ref) }
 
 // admit asks by the names that the node knows, because the request could give any.
 func (s *imageSource) admit() error {
@@ -58,8 +47,7 @@ func (s *imageSource) open(ctx context.Context, p *pod, r *restore.Record) (*che
 // unpacker unpacks what is needed of an archive.
 type unpacker func(ctx context.Context, archive, dst string, l checkpoint.Limits) error
 
-// view mounts a view of the image and opens the checkpoint in it. It returns nil if
-// there is none, whatever the image's annotations say. An image that holds an archive in one piece is unpacked as the
+// view mounts a view of the image and opens the checkpoint in it, which [looker] has seen there. An image that holds an archive in one piece is unpacked as the
 // archive would be.
 func (n *Node) view(ctx context.Context, img *image.Image, r *restore.Record, unpack unpacker) (*checkpoint.Checkpoint, error) {
 	if err := n.Restores.Dirs.Make(r.ID); err != nil {
@@ -85,8 +73,6 @@ func (n *Node) view(ctx context.Context, img *image.Image, r *restore.Record, un
 		if archive != "" {
 			return n.unpackNested(ctx, archive, r, unpack)
 		}
-		log.G(ctx).WithField("image", r.Image).Warn("image has the annotations of a checkpoint but holds none, taking it for an ordinary image")
-		return nil, nil
 	}
 	c, err := checkpoint.Open(dir, n.Limits)
 	if err != nil {

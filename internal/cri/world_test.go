@@ -155,6 +155,21 @@ func (w *world) image(target ocispec.Descriptor, refs ...string) string {
 	return id
 }
 
+// digestOf is the digest of what a name in the image store means.
+func (w *world) digestOf(name string) string {
+	w.t.Helper()
+	img, err := metadata.NewImageStore(w.db).Get(w.ctx, name)
+	check(w.t, err)
+	return img.Target.Digest.String()
+}
+
+// failing is a store of containers that cannot be asked.
+type failing struct{ containers.Store }
+
+func (failing) List(context.Context, ...string) ([]containers.Container, error) {
+	return nil, errInjected
+}
+
 func (w *world) baseImage() {
 	w.t.Helper()
 	config := w.document(ocispec.MediaTypeImageConfig, ocispec.Image{Platform: platforms.DefaultSpec(), Author: "base", RootFS: ocispec.RootFS{Type: "layers"}})
@@ -200,6 +215,18 @@ func (w *world) checkpointImage(name string, files map[string]string) string {
 	check(w.t, err)
 	check(w.t, metadata.NewImageStore(w.db).Delete(w.ctx, name))
 	return w.image(desc, name)
+}
+
+// hollowImage is an ordinary image that looks like a checkpoint: its label is one that images inherit.
+func (w *world) hollowImage(name string) string {
+	w.t.Helper()
+	config := w.document(ocispec.MediaTypeImageConfig, ocispec.Image{
+		Platform: platforms.DefaultSpec(), Config: ocispec.ImageConfig{Labels: map[string]string{"org.criu.checkpoint.container.name": "c"}},
+		RootFS: ocispec.RootFS{Type: "layers"},
+	})
+	manifest := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config}
+	manifest.SchemaVersion = 2
+	return w.image(w.document(ocispec.MediaTypeImageManifest, manifest), name)
 }
 
 func (w *world) archive(files map[string]string) string {

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/lru"
@@ -35,8 +37,8 @@ type ImageStatuser interface {
 
 // Image is a checkpoint image as found in the image store.
 type Image struct {
-	// Name in the image store: containerd's CRI keeps an entry named by the ID
-	// for every image that it has, as long as it has it.
+	// Name in the image store: the reference that the request names, or the ID, by which containerd's CRI keeps an entry for
+	// every image that it has, as long as it has it.
 	Name string
 	// ID is the CRI image ID, the digest of the image's config.
 	ID string
@@ -50,15 +52,34 @@ type Image struct {
 	Annotations map[string]string
 }
 
-// Detector tells checkpoint images from ordinary ones by the annotations of the
-// image's descriptor, index and manifest, and leniently by labels of its config.
-// What it has read is cached by digest.
+// Called is what the user calls the image: what the pod spec says if the request tells, as the kubelet sends an ID
+// and, beside it, the user's word.
+func (i *Image) Called(asked *runtime.ImageSpec) string {
+	if name := asked.GetUserSpecifiedImage(); name != "" {
+		return name
+	}
+	if asked.GetImage() != i.ID {
+		return asked.GetImage()
+	}
+	if i.Name != i.ID || len(i.References) == 0 {
+		return i.Name
+	}
+	return i.References[0]
+}
+
+// Look says whether an image holds a checkpoint. It is asked of images with the annotations of one.
+type Look func(context.Context, *Image) (bool, error)
+
+// Detector tells checkpoint images from ordinary ones: those with annotations that say so, of the
+// image's descriptor, index or manifest, or leniently labels of its config, and with the content of a checkpoint. Annotations are
+// cheap to read, and anybody's word; the content decides. What it has read is cached by digest.
 type Detector struct {
 	status   ImageStatuser
 	store    images.Store
 	provider content.Provider
 	platform platforms.MatchComparer
-	cache    *lru.Cache // digest.Digest of the target to map[string]string, nil for an ordinary image
+	hints    *lru.Cache // digest.Digest of the target to map[string]string, nil for an ordinary image
+	contents *lru.Cache // image ID, which is a digest of what the image holds, to bool
 }
 
 // NewDetector returns a detector for the images of this node's platform.
@@ -68,52 +89,97 @@ func NewDetector(status ImageStatuser, store images.Store, provider content.Prov
 		store:    store,
 		provider: provider,
 		platform: platforms.Default(),
-		cache:    lru.New(cacheSize),
+		hints:    lru.New(cacheSize),
+		contents: lru.New(cacheSize),
 	}
 }
 
-// Detect returns the checkpoint image that ref, an image ID or a reference as in
-// a CRI request, means on this node. It returns nil without an error when there
-// is no such image, when it is an ordinary one, or when it cannot be inspected:
-// all of these are for containerd to answer. The only error is that of ctx.
+// Detect returns the checkpoint image that a CRI request means on this node. It returns nil without an error when there
+// is no such image, when it is an ordinary one, or when its annotations cannot be read:
+// all of these are for containerd to answer. An error is that of ctx, or of look.
+//
+// Several references can have one image ID, and not all of them the annotations. An image that the request names by a reference,
+// or by its ID and beside that the reference that the user has written, is judged by that one; an image of which there is only the ID by
+// all its references.
 //
 // After the first time for an image this costs one ImageStatus, which is
-// answered from memory, and one Get of the image store.
-func (d *Detector) Detect(ctx context.Context, ref string) (*Image, error) {
-	img, err := d.detect(ctx, ref)
+// answered from memory, and a Get of the image store for each of those references.
+func (d *Detector) Detect(ctx context.Context, asked *runtime.ImageSpec, look Look) (*Image, error) {
+	img, err := d.hinted(ctx, asked)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("look for checkpoint image %q: %w", ref, context.Cause(ctx))
+			return nil, fmt.Errorf("look for checkpoint image %q: %w", asked.GetImage(), context.Cause(ctx))
 		}
-		log.G(ctx).WithError(err).WithField("image", ref).Debug("image cannot be inspected, taking it for an ordinary one")
+		log.G(ctx).WithError(err).WithField("image", asked.GetImage()).Debug("image cannot be inspected, taking it for an ordinary one")
+		return nil, nil
+	}
+	if img == nil {
+		return nil, nil
+	}
+	holds, known := d.contents.Get(img.ID)
+	if !known {
+		if holds, err = look(ctx, img); err != nil {
+			return nil, fmt.Errorf("look for a checkpoint in image %q: %w", img.Called(asked), err)
+		}
+		d.contents.Add(img.ID, holds)
+		if !holds.(bool) {
+			log.G(ctx).WithField("image", img.Called(asked)).Warn("image has the annotations of a checkpoint but holds none, taking it for an ordinary image")
+		}
+	}
+	if !holds.(bool) {
 		return nil, nil
 	}
 	return img, nil
 }
 
-func (d *Detector) detect(ctx context.Context, ref string) (*Image, error) {
-	if ref == "" {
+// hinted returns the image if its annotations say that it is a checkpoint.
+func (d *Detector) hinted(ctx context.Context, asked *runtime.ImageSpec) (*Image, error) {
+	if asked.GetImage() == "" {
 		return nil, nil
 	}
-	known, err := imageStatus(ctx, d.status, ref)
+	known, err := imageStatus(ctx, d.status, asked.GetImage())
 	if err != nil || known == nil {
 		return nil, err
 	}
-	entry, err := d.store.Get(ctx, known.GetId())
-	if err != nil {
-		return nil, err
+	var errs []error
+	for _, name := range judged(asked, known) {
+		entry, err := d.store.Get(ctx, name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		annotations, err := d.annotations(ctx, entry.Target)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if annotations != nil {
+			return &Image{
+				Name:        entry.Name,
+				ID:          known.GetId(),
+				Target:      entry.Target,
+				References:  references(known),
+				Annotations: annotations,
+			}, nil
+		}
 	}
-	annotations, err := d.annotations(ctx, entry.Target)
-	if err != nil || annotations == nil {
-		return nil, err
+	return nil, errors.Join(errs...)
+}
+
+func references(known *runtime.Image) []string {
+	return slices.Concat(known.GetRepoTags(), known.GetRepoDigests())
+}
+
+// judged returns the names in the image store by which an image is judged: the reference that was asked for, or all that it has.
+func judged(asked *runtime.ImageSpec, known *runtime.Image) []string {
+	all := references(known)
+	for _, word := range []string{asked.GetImage(), asked.GetUserSpecifiedImage()} {
+		// As the CRI reads it (containerd: internal/cri/server/images, LocalResolve).
+		if named, err := reference.ParseDockerRef(word); err == nil && slices.Contains(all, named.String()) {
+			return []string{named.String()}
+		}
 	}
-	return &Image{
-		Name:        entry.Name,
-		ID:          known.GetId(),
-		Target:      entry.Target,
-		References:  slices.Concat(known.GetRepoTags(), known.GetRepoDigests()),
-		Annotations: annotations,
-	}, nil
+	return append([]string{known.GetId()}, all...)
 }
 
 // annotations returns those of the target that speak of a checkpoint, or nil if
@@ -121,14 +187,14 @@ func (d *Detector) detect(ctx context.Context, ref string) (*Image, error) {
 // image store's entry, not of what the digest names: they are never cached.
 func (d *Detector) annotations(ctx context.Context, target ocispec.Descriptor) (map[string]string, error) {
 	var found map[string]string
-	if cached, ok := d.cache.Get(target.Digest); ok {
+	if cached, ok := d.hints.Get(target.Digest); ok {
 		found, _ = cached.(map[string]string)
 	} else {
 		var err error
 		if found, err = d.read(ctx, target); err != nil {
 			return nil, err
 		}
-		d.cache.Add(target.Digest, found)
+		d.hints.Add(target.Digest, found)
 	}
 	all := maps.Clone(found)
 	if len(target.Annotations) > 0 {

@@ -38,7 +38,7 @@ func TestPublishDetectView(t *testing.T) {
 	// The CRI takes it up.
 	id := w.store(cri, desc)
 	cri.add("registry.example/counter:1", id)
-	img, err := NewDetector(cri, w.images, w.reads).Detect(w.ctx, "registry.example/counter:1")
+	img, err := NewDetector(cri, w.images, w.reads).Detect(w.ctx, spec("registry.example/counter:1"), holds)
 	check(t, err)
 
 	lease, err := manager.Create(w.ctx, leases.WithRandomID())

@@ -25,6 +25,9 @@ func (s *Store) Reconcile(ctx context.Context, started func(ctx context.Context,
 	var errs []error
 	ended := 0
 	for i := range cs {
+		if _, ok := cs[i].Extensions[extensionRecord]; !ok {
+			continue // its restore was not finished, or anybody's label
+		}
 		known[cs[i].Labels[LabelID]] = true
 		r, err := Load(&cs[i])
 		if err != nil || r.Ended || r.Draining {

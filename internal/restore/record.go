@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 	"github.com/google/uuid"
 
+	"github.com/cri-restore/cri-restore/internal/origin"
 	"github.com/cri-restore/cri-restore/internal/phase"
 )
 
@@ -18,7 +19,7 @@ const (
 	// LabelID is the label with the ID of the restore, on the restored container,
 	// on its view snapshot and on the lease that protects both while the
 	// container is created.
-	LabelID = "org.criu.restore/id"
+	LabelID = origin.Label
 
 	// extensionRecord is the container extension with the record.
 	extensionRecord = "org.criu.restore/record"
@@ -89,6 +90,11 @@ type Record struct {
 
 // NewID returns a new name for a restore.
 func NewID() string { return uuid.NewString() }
+
+// Origin is what the container is made for, noted when it is created. fresh says why it begins anew, if it does.
+func (r *Record) Origin(fresh string) *origin.Origin {
+	return &origin.Origin{ID: r.ID, Image: r.Image, ImageDigest: r.ImageDigest, ImageID: r.ImageID, Fresh: fresh}
+}
 
 // isID reports whether s is what NewID returns. uuid.Parse alone accepts other
 // forms as well, some of them with any character before and after.

@@ -141,32 +141,56 @@ func TestStoreAttachAndList(t *testing.T) {
 	}
 }
 
+// asked is what the CRI plugin keeps of a request, with annotations that anybody can give (containerd: internal/cri/store/container).
+func asked(t *testing.T, annotations map[string]string) typeurl.Any {
+	value, err := json.Marshal(map[string]any{"Version": "v1", "Metadata": map[string]any{"ID": "c1", "Config": map[string]any{"annotations": annotations}}})
+	check(t, err)
+	return raw("x", value)
+}
+
 func TestUnfinished(t *testing.T) {
-	cri := func(annotations map[string]string) map[string]typeurl.Any {
-		// As containerd's internal/cri/store/container writes it.
-		value, err := json.Marshal(map[string]any{"Version": "v1", "Metadata": map[string]any{"ID": "c1", "Config": map[string]any{"annotations": annotations}}})
-		check(t, err)
-		return map[string]typeurl.Any{"io.cri-containerd.container.metadata": raw("x", value)}
-	}
-	marked := map[string]string{"a": "b", AnnotationID: NewID()}
-	done := containers.Container{ID: "c1", Extensions: cri(marked)}
+	const metadata, note = "io.cri-containerd.container.metadata", "org.criu.restore/origin"
+	claims := asked(t, fullRecord().Annotations())
+	done := containers.Container{ID: "c1", Extensions: map[string]typeurl.Any{note: raw("x", []byte(`{"id":"1"}`))}}
 	check(t, fullRecord().Attach(&done))
 	for name, c := range map[string]struct {
-		container containers.Container
-		want      bool
+		extensions map[string]typeurl.Any
+		want       bool
 	}{
-		"no CRI container":    {containers.Container{}, false},
-		"ordinary":            {containers.Container{Extensions: cri(map[string]string{"a": "b"})}, false},
-		"text in a value":     {containers.Container{Extensions: cri(map[string]string{"a": `"` + AnnotationID + `":"x"`})}, false},
-		"another annotation":  {containers.Container{Extensions: cri(map[string]string{AnnotationID + "x": "x"})}, false},
-		"marked":              {containers.Container{Extensions: cri(marked)}, true},
-		"marked and recorded": {done, false},
+		"ordinary":                       {nil, false},
+		"what a request can say":         {map[string]typeurl.Any{metadata: claims}, false},
+		"noted":                          {map[string]typeurl.Any{metadata: claims, note: raw("x", []byte(`{"id":"1","image":"i"}`))}, true},
+		"noted, not to be read":          {map[string]typeurl.Any{note: raw("x", []byte(`{`))}, true},
+		"noted, begins anew":             {map[string]typeurl.Any{note: raw("x", []byte(`{"id":"1","image":"i","fresh":"why"}`))}, false},
+		"noted and recorded":             {done.Extensions, false},
+		"a record that cannot be read":   {map[string]typeurl.Any{note: raw("x", []byte(`{}`)), extensionRecord: raw("x", []byte(`{`))}, false},
+		"of a plugin that noted nothing": {map[string]typeurl.Any{extensionRecord: done.Extensions[extensionRecord]}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := Unfinished(&c.container); got != c.want {
+			if got := Unfinished(&containers.Container{ID: "c1", Extensions: c.extensions}); got != c.want {
 				t.Errorf("got %t", got)
 			}
 		})
+	}
+}
+
+func TestImageID(t *testing.T) {
+	recorded := &containers.Container{ID: "c1"}
+	r := fullRecord()
+	r.ImageID = "sha256:recorded"
+	check(t, r.Attach(recorded))
+	for name, c := range map[string]struct {
+		extensions map[string]typeurl.Any
+		want       string
+	}{
+		"ordinary":               {nil, ""},
+		"what a request can say": {map[string]typeurl.Any{"io.cri-containerd.container.metadata": asked(t, map[string]string{AnnotationImageID: "sha256:x"})}, ""},
+		"noted":                  {map[string]typeurl.Any{"org.criu.restore/origin": raw("x", []byte(`{"imageID":"sha256:noted","fresh":"why"}`))}, "sha256:noted"},
+		"recorded, not noted":    {recorded.Extensions, "sha256:recorded"},
+	} {
+		if got := ImageID(&containers.Container{ID: "c1", Extensions: c.extensions}); got != c.want {
+			t.Errorf("%s: %q", name, got)
+		}
 	}
 }
 
@@ -188,9 +212,9 @@ func TestPending(t *testing.T) {
 		"tried":             {of(func(r *Record) { r.Ended = true }), false},
 		"ordinary":          {&containers.Container{ID: "c1"}, false},
 		"another extension": {with("other", `{}`), false},
-		"unfinished":        {with("io.cri-containerd.container.metadata", `{"Version":"v1","Metadata":{"Config":{"annotations":{"`+AnnotationID+`":"x"}}}}`), true},
-		"only a label":      {with("io.cri-containerd.container.metadata", `{"Version":"v1","Metadata":{"Config":{"labels":{"`+AnnotationID+`":"x"}}}}`), false},
-		"no metadata":       {with("io.cri-containerd.container.metadata", `"`+AnnotationID+`"`), false},
+		"unfinished":        {with("org.criu.restore/origin", `{"id":"x"}`), true},
+		"begins anew":       {with("org.criu.restore/origin", `{"id":"x","fresh":"why"}`), false},
+		"only asked for":    {&containers.Container{ID: "c1", Extensions: map[string]typeurl.Any{"io.cri-containerd.container.metadata": asked(t, fullRecord().Annotations())}}, false},
 		"cannot be read":    {with(extensionRecord, `{`), true},
 		"newer":             {with(extensionRecord, `{"version":99,"ended":true}`), true},
 	} {

@@ -1,9 +1,7 @@
 package restore
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -19,6 +17,7 @@ import (
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/origin"
 	"github.com/cri-restore/cri-restore/internal/pageserver"
 	"github.com/cri-restore/cri-restore/internal/runc"
 	"github.com/cri-restore/cri-restore/internal/turn"
@@ -82,29 +81,14 @@ func (s *Store) List(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
-// Unfinished reports whether the container was meant to be restored but has no
-// record: containerd stopped between the two. Such a container would start
-// from its base image and forget what it was. The mark is the annotation that was part of the
-// request, in the CRI plugin's metadata (containerd: internal/cri/labels, internal/cri/store/container).
+// Unfinished reports whether the container is to be restored but has no record: containerd stopped between the
+// two. Such a container would start from its base image and forget what it was.
 func Unfinished(c *containers.Container) bool {
 	if _, ok := c.Extensions[extensionRecord]; ok {
 		return false
 	}
-	ext, ok := c.Extensions["io.cri-containerd.container.metadata"]
-	if !ok || !bytes.Contains(ext.GetValue(), []byte(AnnotationID)) {
-		return false // as good as every container
-	}
-	var m struct {
-		Metadata struct {
-			Config struct {
-				Annotations map[string]string `json:"annotations"`
-			}
-		}
-	}
-	if err := json.Unmarshal(ext.GetValue(), &m); err != nil {
-		return false // containerd says what is wrong with it
-	}
-	return m.Metadata.Config.Annotations[AnnotationID] != ""
+	o := origin.Of(c)
+	return o != nil && o.Fresh == ""
 }
 
 // Pending reports whether the container is still to be restored: nobody has tried
@@ -115,6 +99,19 @@ func Pending(c *containers.Container) bool {
 	}
 	r, err := Load(c)
 	return err != nil || !r.Ended && !r.Draining
+}
+
+// ImageID returns the CRI's ID of the checkpoint image that a container was made from, whether it is restored or begins anew.
+// It is empty for an ordinary container and for one from an archive.
+func ImageID(c *containers.Container) string {
+	if o := origin.Of(c); o != nil {
+		return o.ImageID
+	}
+	r, err := Load(c) // of a plugin that noted no origin
+	if err != nil {
+		return ""
+	}
+	return r.ImageID
 }
 
 // Attach puts the record on the container, together with what else the change

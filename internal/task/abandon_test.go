@@ -140,7 +140,7 @@ func TestGuard(t *testing.T) {
 	w.restored("newer", nil)
 	w.extension("newer", "org.criu.restore/record", `{"version":99}`)
 	w.container("unfinished", nil)
-	w.extension("unfinished", "io.cri-containerd.container.metadata", `{"Metadata":{"Config":{"annotations":{"`+restore.AnnotationID+`":"x"}}}}`)
+	w.extension("unfinished", "org.criu.restore/origin", `{"id":"x"}`)
 	w.container("ordinary", nil)
 	w.tasks.Guard(w.store.Containers, errdefs.ErrNotFound.WithMessage("no criu in PATH"))
 	got := w.capture()

@@ -16,8 +16,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
-
-	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 func anyOf(t *testing.T, v any) *anypb.Any {
@@ -122,7 +120,6 @@ func TestCreateOfARestore(t *testing.T) {
 }
 
 func TestCreateRefuses(t *testing.T) {
-	const metadata = "io.cri-containerd.container.metadata"
 	for name, c := range map[string]struct {
 		arrange func(w *world, r *api.CreateTaskRequest)
 		code    codes.Code
@@ -134,7 +131,7 @@ func TestCreateRefuses(t *testing.T) {
 		}, codes.FailedPrecondition, "create it again"},
 		"not finished": {func(w *world, _ *api.CreateTaskRequest) {
 			w.container("c1", nil)
-			w.extension("c1", metadata, `{"Metadata":{"Config":{"annotations":{"`+restore.AnnotationID+`":"x"}}}}`)
+			w.extension("c1", "org.criu.restore/origin", `{"id":"x"}`)
 		}, codes.FailedPrecondition, "create it again"},
 		"newer record": {func(w *world, _ *api.CreateTaskRequest) {
 			w.restored("c1", nil)
