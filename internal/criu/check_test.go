@@ -59,6 +59,7 @@ func TestCheck(t *testing.T) {
 		says                 []string // nil: no error
 	}{
 		{"release", `printf 'Version: 4.1.1\n'`, `echo Looks good.`, 40101, nil},
+		{"4.3.1", `printf 'Version: 4.3.1\n'`, `:`, 40301, nil},
 		{"git", `printf 'Version: 4.2\nGitID: v4.2-12-gabc\n'`, `:`, 40200, nil},
 		{"oldest", `echo Version: 4.1`, `:`, MinVersion, nil},
 		{"next", `echo Version: 10.12.13`, `:`, 101213, nil},

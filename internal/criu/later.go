@@ -35,7 +35,7 @@ const (
 	messages = descriptorpb.FieldDescriptorProto_TYPE_MESSAGE
 )
 
-// later are the fields that CRIU 4.2 writes and go-criu v7.2 does not know, by message, and the messages that are
+// later are the fields that CRIU 4.2 and 4.3 write and go-criu v7.2 does not know, by message, and the messages that are
 // their values. What is read of them is read with [Varints] and [Messages]. Any other field that is not known is
 // refused: what it would grant is not known either. What becomes of each is in internal/verify/fields.
 var later = map[string][]laterField{
@@ -43,12 +43,17 @@ var later = map[string][]laterField{
 	"inventory_entry": {
 		{12, "plugins_entry", optional, messages, "plugins_entry"}, {13, "dump_criu_run_id", optional, texts, ""},
 		{14, "allow_uprobes", optional, bools, ""},
+		{15, "compress", optional, uint32s, ""}, {16, "compress_block_size", optional, uint32s, ""},
 	},
 	"plugins_entry":        {{12, "plugins", repeated, texts, ""}},
 	"task_core_entry":      {{22, "membarrier_registration_mask", optional, uint32s, ""}},
 	"user_x86_xsave_entry": {{9, "cet", optional, messages, "user_x86_cet_entry"}},
 	"user_x86_cet_entry":   {{1, "cet", required, uint64s, ""}, {2, "ssp", required, uint64s, ""}},
-	"thread_info_aarch64":  {{5, "pac_keys", optional, messages, "pac_keys"}},
+	"thread_core_entry":    {{17, "timerslack_ns", optional, uint64s, ""}},
+	"thread_info_aarch64": {
+		{5, "pac_keys", optional, messages, "pac_keys"}, {6, "gcs", optional, messages, "user_aarch64_gcs_entry"},
+	},
+	"user_aarch64_gcs_entry": {{1, "gcspr_el0", required, uint64s, ""}, {2, "features_enabled", required, uint64s, ""}},
 	"pac_keys": {
 		{6, "pac_address_keys", optional, messages, "pac_address_keys"},
 		{7, "pac_generic_keys", optional, messages, "pac_generic_keys"},
@@ -62,8 +67,16 @@ var later = map[string][]laterField{
 	},
 	"pac_generic_keys":  {{1, "apgakey_lo", required, uint64s, ""}, {2, "apgakey_hi", required, uint64s, ""}},
 	"memfd_inode_entry": {{9, "mode", optional, uint32s, ""}},
-	"pagemap_entry":     {{5, "nr_pages", optional, uint64s, ""}},
-	"inet_sk_entry":     {{20, "tcp_opts", optional, messages, "tcp_opts_entry"}},
+	"pagemap_entry":     {{5, "nr_pages", optional, uint64s, ""}, {6, "blocks", optional, messages, "pagemap_blocks"}},
+	"pagemap_blocks": {
+		{1, "block_sizes", repeated, uint32s, ""}, {2, "total_payload_size", required, uint64s, ""},
+		{3, "pages_per_block", required, uint32s, ""},
+	},
+	"inet_sk_entry":   {{20, "tcp_opts", optional, messages, "tcp_opts_entry"}, {21, "uid", optional, uint32s, ""}},
+	"pipe_entry":      {{5, "uid", optional, uint32s, ""}, {6, "gid", optional, uint32s, ""}},
+	"fifo_entry":      {{4, "wait_writer", optional, bools, ""}},
+	"sk_packet_entry": {{128, "ucred", optional, messages, "sk_ucred_entry"}},
+	"sk_ucred_entry":  {{1, "uid", required, uint32s, ""}, {2, "gid", required, uint32s, ""}, {3, "pid", required, uint32s, ""}},
 	"tcp_opts_entry": {
 		{1, "cork", optional, bools, ""}, {2, "nodelay", optional, bools, ""}, {3, "keepcnt", optional, uint32s, ""},
 		{4, "keepidle", optional, uint32s, ""}, {5, "keepintvl", optional, uint32s, ""},

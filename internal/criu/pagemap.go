@@ -10,6 +10,7 @@ import (
 	"math"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/pagemap"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // The flags of an entry of a pagemap (CRIU: criu/include/pagemap.h). Pages that are
@@ -18,6 +19,9 @@ const (
 	pageLazy    = 1 << 1
 	pagePresent = 1 << 2
 )
+
+// pageBlocks begins the field of an entry whose pages are compressed (CRIU 4.3: images/pagemap.proto, blocks).
+const pageBlocks = 6<<3 | byte(protowire.BytesType)
 
 // Pagemap calls f with every range of pages of a pagemap, in their order, and returns the number of the
 // pages image that has them. A pagemap may have an entry for each page, so these are decoded
@@ -114,6 +118,9 @@ func decodePages(b []byte) (start, pages uint64, err error) {
 	)
 	for len(b) > 0 {
 		field := b[0] >> 3
+		if b[0] == pageBlocks {
+			return 0, 0, errors.New("its pages are compressed by CRIU, which cannot be checked: take the checkpoint without CRIU's option compress")
+		}
 		if b[0]&7 != 0 || field <= last || field > 5 {
 			return 0, 0, errors.New("an entry is not written as CRIU writes it")
 		}

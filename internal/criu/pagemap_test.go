@@ -79,6 +79,21 @@ func TestPagemapInvalid(t *testing.T) {
 	}
 }
 
+// TestCompressedPages refuses pages that CRIU 4.3 has compressed by that name; without them the same entry is read.
+func TestCompressedPages(t *testing.T) {
+	entry := wire{}.number(1, 4096).number(2, 0).number(4, pagePresent).number(5, 2)
+	if start, pages, err := decodePages(entry); err != nil || start != 4096 || pages != 2 {
+		t.Errorf("%d, %d, %v", start, pages, err)
+	}
+	blocks := wire{}.number(1, 100).number(1, 4096).number(2, 4196).number(3, 1)
+	if _, _, err := decodePages(entry.bytes(6, blocks)); err == nil || !strings.Contains(err.Error(), "compressed by CRIU") || !strings.Contains(err.Error(), "option compress") {
+		t.Errorf("error %v", err)
+	}
+	if err := Decode(entry.bytes(6, blocks), &pagemap.PagemapEntry{}); err != nil {
+		t.Errorf("the field is not known: %v", err)
+	}
+}
+
 // TestDecodePages compares it with Decode: what it accepts Decode accepts, with the same values.
 func TestDecodePages(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))

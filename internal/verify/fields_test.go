@@ -227,6 +227,7 @@ func declarations(t *testing.T, dir string) map[string]string {
 var laterNames = map[string]string{
 	"plugins_entry": "inventoryPlugins", "dump_criu_run_id": "inventoryRunID", "allow_uprobes": "inventoryUprobes",
 	"no_new_privs": "fieldNoNewPrivs", "cap_amb": "fieldCapAmb", "mode": "memfdMode",
+	"compress": "inventoryCompress", "uid": "inetUID",
 }
 
 // mentions says whether a source names a field: in Go's form, or as a string.

@@ -5,6 +5,7 @@ import (
 	"regexp"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/inventory"
+	"github.com/containerd/errdefs"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
 )
@@ -15,7 +16,9 @@ const (
 	inventoryPlugins = 12
 	inventoryRunID   = 13
 	inventoryUprobes = 14
-	imagesVersion    = 2
+	// inventoryCompress is 0 for pages as they are (CRIU 4.3).
+	inventoryCompress = 15
+	imagesVersion     = 2
 )
 
 // The ways in which CRIU keeps a network silent (CRIU: criu/include/cr_options.h, NETWORK_LOCK_METHOD).
@@ -30,6 +33,16 @@ func (v *verifier) inventory() error {
 	inv, err := v.images.Inventory()
 	if err != nil {
 		return err
+	}
+	compressed, err := criu.Varints(inv, inventoryCompress)
+	if err != nil {
+		return malformed(name, "%s", err)
+	}
+	for _, mode := range compressed {
+		if mode != 0 {
+			return fmt.Errorf("the memory is compressed by CRIU (compress is %d in %s), which cannot be verified: take the checkpoint without CRIU's option "+
+				"compress; checkpoint_compression makes it smaller, too: %w", mode, name, errdefs.ErrFailedPrecondition)
+		}
 	}
 	switch {
 	case inv.GetImgVersion() != imagesVersion:

@@ -1,9 +1,11 @@
 package verify
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/inventory"
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -40,6 +42,21 @@ func TestInventory(t *testing.T) {
 		"before plugins":           with(judgement{}, func(e *inventory.InventoryEntry) { e.ProtoReflect().SetUnknown(nil) }),
 		"uprobes":                  with(judgement{refused: "allow_uprobes"}, func(e *inventory.InventoryEntry) { criutest.Later(e, inventoryUprobes, 1) }),
 		"no uprobes":               with(judgement{}, func(e *inventory.InventoryEntry) { criutest.Later(e, inventoryUprobes, 0) }),
-		"written by a newer CRIU":  with(judgement{malformed: "field 15"}, func(e *inventory.InventoryEntry) { criutest.Later(e, 15, 1) }),
+		"not compressed":           with(judgement{}, func(e *inventory.InventoryEntry) { criutest.Later(e, inventoryCompress, 0) }),
+		"written by a newer CRIU":  with(judgement{malformed: "field 17"}, func(e *inventory.InventoryEntry) { criutest.Later(e, 17, 1) }),
 	})
+}
+
+// Pages that CRIU 4.3 has compressed are refused by their name, and not as damaged, whichever version of images they make.
+func TestInventoryCompressed(t *testing.T) {
+	for _, version := range []uint32{2, 3} {
+		files := single()
+		change(files, "inventory.img", "INVENTORY", func(e *inventory.InventoryEntry) {
+			e.ImgVersion = proto.Uint32(version)
+			criutest.Later(e, inventoryCompress, 1)
+		})
+		if _, err := layout(t, files, strictPod(t)); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "compressed by CRIU") {
+			t.Errorf("version %d: got %v", version, err)
+		}
+	}
 }

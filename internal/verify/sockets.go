@@ -68,6 +68,9 @@ func (o *openFiles) inetSocket(f *openFile) error {
 	if err := o.socketOptions(f, e.GetOpts(), e.GetNsId()); err != nil {
 		return err
 	}
+	if err := o.inetOwner(f); err != nil {
+		return err
+	}
 	// What is one to CRIU (criu/sk-inet.c, tcp_connection), whatever the state.
 	if e.GetProto() == unix.IPPROTO_TCP && e.GetDstPort() != 0 {
 		if e.GetType() != unix.SOCK_STREAM {
@@ -84,6 +87,24 @@ func (o *openFiles) inetSocket(f *openFile) error {
 		}
 	}
 	o.port(f, e)
+	return nil
+}
+
+// inetUID is the user of a socket (CRIU 4.3: images/sk-inet.proto, uid).
+const inetUID = 21
+
+// inetOwner checks the user of a socket, by whom a firewall may judge what it sends, and the kernel who may share its port.
+func (o *openFiles) inetOwner(f *openFile) error {
+	owners, err := criu.Varints(f.GetIsk(), inetUID)
+	if err != nil {
+		return malformed(filesImage, "socket %d: %s", f.GetId(), err)
+	}
+	for _, uid := range owners {
+		if user := o.spec.Process.User; uint32(uid) != user.UID && !o.could("CAP_CHOWN") && !o.could("CAP_SETUID") {
+			o.refuse(Finding{Check: "files", Object: f.String(), Field: "owner", Found: fmt.Sprint(uid), Allowed: fmt.Sprint(user.UID),
+				Remedy: "set runAsUser as in the pod that was checkpointed"})
+		}
+	}
 	return nil
 }
 

@@ -63,11 +63,13 @@ var files = []Message{
 		judged("id", "newFile"),
 		judged("regf_id", "fifo"),
 		judged("pipe_id", "pipeData"),
+		free("wait_writer", "whether a reader waits for its first writer, as it may by opening the pipe again"),
 	}},
 	{"pipe_entry", []Row{
 		judged("id fown", "newFile owner"),
 		judged("flags", "newFile openFlags"),
 		judged("pipe_id", "pipeData"),
+		free("uid gid", "who may open the pipe again by /proc/PID/fd, which needs the right to trace a process that has it"),
 	}},
 	{"pipe_data_entry", []Row{
 		judged("pipe_id bytes size", "dataOf"),

@@ -8,6 +8,8 @@ var inventory = []Message{
 		judged("plugins_entry", "inventory"),
 		judged("dump_criu_run_id", "inventory"),
 		judged("allow_uprobes", "inventory"),
+		because(judged("compress", "inventory"), "only pages that are not compressed"),
+		free("compress_block_size", "says something of compressed pages only, which are refused (CRIU 4.3)"),
 		free("dump_uptime pre_dump_mode",
 			"for a later dump that builds on this one (criu/mem.c); a restore does not read them"),
 		free("tcp_close", "CRIU only fails where the option is not set (criu/image.c, do_check_img_inventory)"),

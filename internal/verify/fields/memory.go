@@ -24,5 +24,9 @@ var memory = []Message{
 	{"pagemap_entry", []Row{
 		because(whole(judged("vaddr nr_pages in_parent flags", "criu.decodePages pagemap")),
 			"nr_pages is both the number of 32 bits and that of 64 (CRIU 4.2)"),
+		because(whole(judged("blocks", "criu.decodePages")), "any is refused: what is in compressed pages is not looked at (CRIU 4.3)"),
+	}},
+	{"pagemap_blocks", []Row{
+		because(whole(judged("block_sizes total_payload_size pages_per_block", "criu.decodePages")), "any is refused"),
 	}},
 }

@@ -72,6 +72,7 @@ var processes = []Message{
 		free("pdeath_sig", "goes to the process itself (prctl(2), PR_SET_PDEATHSIG)"),
 		free("comm", "a name that a thread gives itself; CRIU cuts it"),
 		free("rseq_entry", "an address in the memory of the process"),
+		free("timerslack_ns", "a thread may give itself any (prctl(2), PR_SET_TIMERSLACK)"),
 	}},
 	{"thread_sas_entry", []Row{
 		free("ss_sp ss_size ss_flags", "the kernel accepts what it accepts of the process (sigaltstack(2))"),

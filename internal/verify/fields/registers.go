@@ -43,6 +43,7 @@ var registers = []Message{
 		judged("gpregs", "registers"),
 		free("fpsimd", ownRegisters),
 		free("pac_keys", ownKeys),
+		free("gcs", "the shadow stack, in the memory of the process"),
 	}},
 	{"user_aarch64_regs_entry", []Row{
 		because(judged("regs", "registers"), "the number; "+ownRegisters),
@@ -51,6 +52,9 @@ var registers = []Message{
 	{"user_aarch64_fpsimd_context_entry", []Row{
 		free("vregs", ownRegisters+"; CRIU checks their number (criu/arch/aarch64/crtools.c, restore_fpu)"),
 		free("fpsr fpcr", ownRegisters),
+	}},
+	{"user_aarch64_gcs_entry", []Row{
+		free("gcspr_el0 features_enabled", "which features are on, as any process chooses, and where its shadow stack is"),
 	}},
 	{"pac_keys", []Row{
 		free("pac_address_keys pac_generic_keys", ownKeys),

@@ -19,6 +19,7 @@ var sockets = []Message{
 		free("backlog v6only shutdown", ownOption),
 		free("ifname", "the link of a link-local address, in the pod's network"),
 		free("tcp_opts", ownTCP),
+		judged("uid", "inetOwner"),
 	}},
 	{"tcp_opts_entry", []Row{
 		free("cork nodelay keepcnt keepidle keepintvl", ownTCP),
@@ -82,6 +83,10 @@ var otherSockets = []Message{
 	}},
 	{"sk_packet_entry", []Row{
 		judged("id_for length scm", "readQueues"),
+		free("ucred", "who is said to have sent it is read by a process of the checkpoint only"),
+	}},
+	{"sk_ucred_entry", []Row{
+		free("uid gid pid", "who is said to have sent it is read by a process of the checkpoint only"),
 	}},
 	{"scm_entry", []Row{
 		judged("type rights", "readQueues"),
