@@ -11,6 +11,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fifo"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mm"
 	sk_packet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-packet"
+	sk_unix "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-unix"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/vma"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -38,7 +39,7 @@ func accessTree(t *testing.T) string {
 		{"closed", unix.S_IFDIR | 0o700, 0, 0}, {"closed/all", 0o644, 0, 0},
 		{"hidden", unix.S_IFDIR | 0o711, 0, 0}, {"hidden/all", 0o644, 0, 0},
 		{"mine", unix.S_IFDIR | 0o755, 1000, 1000}, {"mine/secret", 0o600, 0, 0},
-		{"tmp", unix.S_IFDIR | 0o1777, 0, 0}, {"tmp/other.sock", 0o755, 1001, 1001}, {"tmp/own.sock", 0o755, 1000, 1000},
+		{"tmp", unix.S_IFDIR | 0o1777, 0, 0}, {"tmp/other.sock", 0o755, 1001, 1001}, {"tmp/own.sock", 0o755, 1000, 1000}, {"tmp/taken.criu-sk-ghost", 0o755, 1001, 1001},
 	} {
 		name := filepath.Join(dir, f.name)
 		var err error
@@ -158,6 +159,9 @@ func TestAccess(t *testing.T) {
 		return regularAt(name, 0o40755, criutest.RootMount, unix.O_DIRECTORY)
 	}
 	socket := func(name string) []*fdinfo.FileEntry { return []*fdinfo.FileEntry{criutest.UnixSocket(9, 0, name)} }
+	gone := func(name string) []*fdinfo.FileEntry {
+		return []*fdinfo.FileEntry{criutest.UnixSocket(9, 0, name, func(e *sk_unix.UnixSkEntry) { e.Deleted = proto.Bool(true) })}
+	}
 	deleted := func(name string) ([]*fdinfo.FileEntry, map[string]string) {
 		return reg(name, 0), remaps(9, 1, remapGhost)
 	}
@@ -169,64 +173,66 @@ func TestAccess(t *testing.T) {
 		finds  string
 	}
 	cases := map[string]access{
-		"read":                        {files: reg("/all", read)},
-		"read a secret":               {files: reg("/secret", read), finds: "open for reading /secret, allowed what user 1000 of the pod may open: owner 0:0, mode 0600"},
-		"only its name":               {files: reg("/secret", unix.O_PATH)},
-		"write":                       {files: reg("/writable", write)},
-		"write what may be read":      {files: reg("/all", write), finds: "open for writing /all"},
-		"read and write":              {files: reg("/writable", both)},
-		"read and write, may read":    {files: reg("/all", both), finds: "open for reading and writing /all"},
-		"read and write, may write":   {files: reg("/drop", both), finds: "open for reading and writing /drop"},
-		"append":                      {files: reg("/drop", write|unix.O_APPEND)},
-		"no access mode is both":      {files: reg("/drop", 3), finds: "open for reading and writing /drop"},
-		"group":                       {files: reg("/group", read)},
-		"group, not a member":         {files: reg("/group", read), spec: func(s *specs.Spec) { s.Process.User.AdditionalGids = nil }, finds: "mode 0640"},
-		"group is the first":          {files: reg("/group", read), spec: func(s *specs.Spec) { s.Process.User.GID, s.Process.User.AdditionalGids = 2000, nil }},
-		"group may not write":         {files: reg("/group", write), finds: "mode 0640"},
-		"own":                         {files: reg("/own", both)}, // before it took the right away from itself
-		"own, cannot be changed":      {files: reg("/own", both), spec: func(s *specs.Spec) { s.Root.Readonly = true }, finds: "open for reading and writing /own"},
-		"own, not to be changed":      {files: reg("/own", read), spec: func(s *specs.Spec) { s.Root.Readonly = true }},
-		"other user's":                {files: reg("/other", read), finds: "owner 1001:1001"},
-		"access list":                 {files: reg("/listed", read)},
-		"access list, write":          {files: reg("/listed", write), finds: "open for writing /listed"},
-		"access list, other user":     {files: reg("/listed", read), spec: func(s *specs.Spec) { s.Process.User.UID = 1002 }, finds: "user 1002"},
-		"access list that denies":     {files: reg("/denied", read), finds: "open for reading /denied"},
-		"below a closed directory":    {files: reg("/closed/all", read), finds: "/closed: owner 0:0, mode 0700"},
-		"its name below a closed one": {files: reg("/closed/all", unix.O_PATH), finds: "/closed: owner 0:0, mode 0700"},
-		"absent below a closed one":   {files: reg("/closed/none", read), finds: "/closed: owner 0:0, mode 0700"},
-		"below a hidden directory":    {files: reg("/hidden/all", read)},
-		"a directory":                 {files: dir("/mine")},
-		"a hidden directory":          {files: dir("/hidden"), finds: "open for reading /hidden"},
-		"absent":                      {files: reg("/none", both)},
-		"below a file":                {files: reg("/all/none", both), finds: "/all: owner 0:0, mode 0644"},
-		"symbolic link":               {files: reg("/link", read), finds: "the symbolic link /link"},
-		"symbolic link itself":        {files: regularAt("/link", 0o120777, criutest.RootMount, unix.O_PATH|unix.O_NOFOLLOW)},
-		"device":                      {files: regularAt("/device", 0o20600, criutest.RootMount, both), finds: "/device"},
-		"named pipe":                  {files: fifoAt("/fifo"), images: undescribed(), finds: "/fifo"},
-		"nobody has it open":          {files: reg("/secret", read), images: undescribed(), finds: "open for reading /secret"},
-		"in a message":                {files: append(reg("/run", read), criutest.UnixSocket(8, 0, "")), images: undescribed(inMessage(9), programIs(9)), finds: "open for reading /run"},
-		"working directory":           {files: dir("/mine"), images: inDirectory(9, 2)},
-		"hidden working directory":    {files: regularAt("/hidden", 0o40711, criutest.RootMount, unix.O_PATH), images: inDirectory(9, 2)},
-		"closed working directory":    {files: regularAt("/closed", 0o40700, criutest.RootMount, unix.O_PATH), images: inDirectory(9, 2), finds: "a process in /closed"},
-		"closed root":                 {files: regularAt("/closed", 0o40700, criutest.RootMount, unix.O_PATH), images: inDirectory(2, 9), finds: "a process in /closed"},
-		"mapped":                      {files: reg("/all", read), images: undescribed(mappedAs(areaRegular|areaFilePrivate, read, 7))},
-		"mapped secret":               {files: reg("/secret", read), images: undescribed(mappedAs(areaRegular|areaFilePrivate, read, 1)), finds: "open for reading /secret"},
-		"mapped program":              {files: reg("/run", read), images: undescribed(mappedAs(areaRegular|areaFilePrivate, read, 5)), finds: "open for reading /run"},
-		"mapped and written":          {files: reg("/writable", read), images: undescribed(mappedAs(areaRegular|areaFileShared, both, 3))},
-		"mapped and not to be":        {files: reg("/all", read), images: undescribed(mappedAs(areaRegular|areaFileShared, both, 3)), finds: "open for reading and writing /all"},
-		"program":                     {files: reg("/run", read), images: undescribed(programIs(9))},
-		"secret program":              {files: reg("/secret", read), images: undescribed(programIs(9)), finds: "executing /secret"},
-		"watched":                     {files: []*fdinfo.FileEntry{watchOf("/mine", criutest.RootMount)}},
-		"watched secret":              {files: []*fdinfo.FileEntry{watchOf("/hidden", criutest.RootMount)}, finds: "watching /hidden"},
-		"socket":                      {files: socket("/mine/a.sock")},
-		"socket in root's directory":  {files: socket("/a.sock"), finds: "making /a.sock"},
-		"socket through a link":       {files: socket("/link/../a.sock"), finds: "making /a.sock"},
-		"socket in place of another":  {files: socket("/tmp/other.sock"), finds: "only the owner may remove it"},
-		"socket in place of its own":  {files: socket("/tmp/own.sock")},
-		"socket, new":                 {files: socket("/tmp/new.sock")},
-		"socket of no path":           {files: socket("\x00a.sock")},
-		"tmpfs":                       {files: regularAt("/dev/x", 0o100600, criutest.DevMount, both)},
-		"procfs":                      {files: regularAt("/proc/1/stat", 0o100444, criutest.ProcMount, read)},
+		"read":                             {files: reg("/all", read)},
+		"read a secret":                    {files: reg("/secret", read), finds: "open for reading /secret, allowed what user 1000 of the pod may open: owner 0:0, mode 0600"},
+		"only its name":                    {files: reg("/secret", unix.O_PATH)},
+		"write":                            {files: reg("/writable", write)},
+		"write what may be read":           {files: reg("/all", write), finds: "open for writing /all"},
+		"read and write":                   {files: reg("/writable", both)},
+		"read and write, may read":         {files: reg("/all", both), finds: "open for reading and writing /all"},
+		"read and write, may write":        {files: reg("/drop", both), finds: "open for reading and writing /drop"},
+		"append":                           {files: reg("/drop", write|unix.O_APPEND)},
+		"no access mode is both":           {files: reg("/drop", 3), finds: "open for reading and writing /drop"},
+		"group":                            {files: reg("/group", read)},
+		"group, not a member":              {files: reg("/group", read), spec: func(s *specs.Spec) { s.Process.User.AdditionalGids = nil }, finds: "mode 0640"},
+		"group is the first":               {files: reg("/group", read), spec: func(s *specs.Spec) { s.Process.User.GID, s.Process.User.AdditionalGids = 2000, nil }},
+		"group may not write":              {files: reg("/group", write), finds: "mode 0640"},
+		"own":                              {files: reg("/own", both)}, // before it took the right away from itself
+		"own, cannot be changed":           {files: reg("/own", both), spec: func(s *specs.Spec) { s.Root.Readonly = true }, finds: "open for reading and writing /own"},
+		"own, not to be changed":           {files: reg("/own", read), spec: func(s *specs.Spec) { s.Root.Readonly = true }},
+		"other user's":                     {files: reg("/other", read), finds: "owner 1001:1001"},
+		"access list":                      {files: reg("/listed", read)},
+		"access list, write":               {files: reg("/listed", write), finds: "open for writing /listed"},
+		"access list, other user":          {files: reg("/listed", read), spec: func(s *specs.Spec) { s.Process.User.UID = 1002 }, finds: "user 1002"},
+		"access list that denies":          {files: reg("/denied", read), finds: "open for reading /denied"},
+		"below a closed directory":         {files: reg("/closed/all", read), finds: "/closed: owner 0:0, mode 0700"},
+		"its name below a closed one":      {files: reg("/closed/all", unix.O_PATH), finds: "/closed: owner 0:0, mode 0700"},
+		"absent below a closed one":        {files: reg("/closed/none", read), finds: "/closed: owner 0:0, mode 0700"},
+		"below a hidden directory":         {files: reg("/hidden/all", read)},
+		"a directory":                      {files: dir("/mine")},
+		"a hidden directory":               {files: dir("/hidden"), finds: "open for reading /hidden"},
+		"absent":                           {files: reg("/none", both)},
+		"below a file":                     {files: reg("/all/none", both), finds: "/all: owner 0:0, mode 0644"},
+		"symbolic link":                    {files: reg("/link", read), finds: "the symbolic link /link"},
+		"symbolic link itself":             {files: regularAt("/link", 0o120777, criutest.RootMount, unix.O_PATH|unix.O_NOFOLLOW)},
+		"device":                           {files: regularAt("/device", 0o20600, criutest.RootMount, both), finds: "/device"},
+		"named pipe":                       {files: fifoAt("/fifo"), images: undescribed(), finds: "/fifo"},
+		"nobody has it open":               {files: reg("/secret", read), images: undescribed(), finds: "open for reading /secret"},
+		"in a message":                     {files: append(reg("/run", read), criutest.UnixSocket(8, 0, "")), images: undescribed(inMessage(9), programIs(9)), finds: "open for reading /run"},
+		"working directory":                {files: dir("/mine"), images: inDirectory(9, 2)},
+		"hidden working directory":         {files: regularAt("/hidden", 0o40711, criutest.RootMount, unix.O_PATH), images: inDirectory(9, 2)},
+		"closed working directory":         {files: regularAt("/closed", 0o40700, criutest.RootMount, unix.O_PATH), images: inDirectory(9, 2), finds: "a process in /closed"},
+		"closed root":                      {files: regularAt("/closed", 0o40700, criutest.RootMount, unix.O_PATH), images: inDirectory(2, 9), finds: "a process in /closed"},
+		"mapped":                           {files: reg("/all", read), images: undescribed(mappedAs(areaRegular|areaFilePrivate, read, 7))},
+		"mapped secret":                    {files: reg("/secret", read), images: undescribed(mappedAs(areaRegular|areaFilePrivate, read, 1)), finds: "open for reading /secret"},
+		"mapped program":                   {files: reg("/run", read), images: undescribed(mappedAs(areaRegular|areaFilePrivate, read, 5)), finds: "open for reading /run"},
+		"mapped and written":               {files: reg("/writable", read), images: undescribed(mappedAs(areaRegular|areaFileShared, both, 3))},
+		"mapped and not to be":             {files: reg("/all", read), images: undescribed(mappedAs(areaRegular|areaFileShared, both, 3)), finds: "open for reading and writing /all"},
+		"program":                          {files: reg("/run", read), images: undescribed(programIs(9))},
+		"secret program":                   {files: reg("/secret", read), images: undescribed(programIs(9)), finds: "executing /secret"},
+		"watched":                          {files: []*fdinfo.FileEntry{watchOf("/mine", criutest.RootMount)}},
+		"watched secret":                   {files: []*fdinfo.FileEntry{watchOf("/hidden", criutest.RootMount)}, finds: "watching /hidden"},
+		"socket":                           {files: socket("/mine/a.sock")},
+		"socket in root's directory":       {files: socket("/a.sock"), finds: "making /a.sock"},
+		"socket through a link":            {files: socket("/link/../a.sock"), finds: "making /a.sock"},
+		"socket in place of another":       {files: socket("/tmp/other.sock"), finds: "only the owner may remove it"},
+		"socket in place of its own":       {files: socket("/tmp/own.sock")},
+		"deleted socket":                   {files: gone("/tmp/new.sock")},
+		"deleted socket, beside another's": {files: gone("/tmp/taken"), finds: "/tmp/taken.criu-sk-ghost"},
+		"socket, new":                      {files: socket("/tmp/new.sock")},
+		"socket of no path":                {files: socket("\x00a.sock")},
+		"tmpfs":                            {files: regularAt("/dev/x", 0o100600, criutest.DevMount, both)},
+		"procfs":                           {files: regularAt("/proc/1/stat", 0o100444, criutest.ProcMount, read)},
 		"may override": {files: reg("/secret", both), spec: func(s *specs.Spec) {
 			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_DAC_OVERRIDE"}}
 			s.Process.NoNewPrivileges = false

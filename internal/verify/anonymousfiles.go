@@ -27,12 +27,10 @@ func (o *openFiles) inotify(f *openFile) error {
 // eventpoll checks that only descriptors of a process are waited for, none of CRIU's.
 func (o *openFiles) eventpoll(f *openFile) error {
 	for _, t := range f.GetEpfd().GetTfd() {
-		has := false
-		for _, table := range o.tables {
-			if has = table[t.GetTfd()] != nil && table.contains(f); has {
-				break
-			}
+		if err := o.step(1 + len(o.holders[f])); err != nil {
+			return err
 		}
+		has := slices.ContainsFunc(o.holders[f], func(table descriptors) bool { return table[t.GetTfd()] != nil })
 		if !has && f.used {
 			return malformed(filesImage, "file %d (EVENTPOLL): no process with it has descriptor %d", f.GetId(), t.GetTfd())
 		}
@@ -42,15 +40,6 @@ func (o *openFiles) eventpoll(f *openFile) error {
 		}
 	}
 	return nil
-}
-
-func (d descriptors) contains(f *openFile) bool {
-	for _, other := range d {
-		if other == f {
-			return true
-		}
-	}
-	return false
 }
 
 // timer refuses the clocks that wake the node up.

@@ -34,6 +34,9 @@ func verifierOf(t testing.TB, images map[string]string, spec *specs.Spec) (*veri
 	return newVerifier(t.Context(), subjectOf(t, images, spec, Rules{}), &Report{})
 }
 
+// reallyRoot is the mount of a file that is said to be in the root file system, whatever is mounted over it.
+const reallyRoot = -criutest.RootMount
+
 // stage gives a checkpoint the mounts of a spec, as runc would have made them in this root file system, and its files the mounts in
 // which they are unless they are said to be in another one than the root file system.
 func stage(t testing.TB, images map[string]string, spec *specs.Spec, root string) map[string]string {
@@ -133,7 +136,9 @@ func stage(t testing.TB, images map[string]string, spec *specs.Spec, root string
 	}
 	var out []proto.Message
 	for _, f := range files {
-		if r := f.GetReg(); r != nil && r.MntId != nil && r.GetMntId() == criutest.RootMount {
+		if r := f.GetReg(); r != nil && r.MntId != nil && r.GetMntId() == reallyRoot {
+			r.MntId = proto.Int32(criutest.RootMount)
+		} else if r != nil && r.MntId != nil && r.GetMntId() == criutest.RootMount {
 			r.MntId = proto.Int32(int32(ids[above(r.GetName())]))
 		}
 		for _, w := range f.GetIfy().GetWd() {

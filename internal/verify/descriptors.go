@@ -41,7 +41,7 @@ func (o *openFiles) readTable(image string) (descriptors, error) {
 	if err != nil {
 		return nil, err
 	}
-	table := descriptors{}
+	table, waiting := descriptors{}, map[*openFile]bool{}
 	for _, e := range entries {
 		kind, err := fileType(e, 3)
 		if err != nil {
@@ -57,9 +57,15 @@ func (o *openFiles) readTable(image string) (descriptors, error) {
 			return nil, malformed(image, "descriptor %d has flags %#x", e.GetFd(), e.GetFlags())
 		}
 		f.used, table[e.GetFd()] = true, f
+		if f.kind == fdinfo.FdTypes_EVENTPOLL {
+			waiting[f] = true
+		}
 		if err := o.step(1); err != nil {
 			return nil, err
 		}
+	}
+	for f := range waiting {
+		o.holders[f] = append(o.holders[f], table)
 	}
 	return table, nil
 }

@@ -38,7 +38,9 @@ type openFiles struct {
 	byID      map[uint32]*openFile
 	netNS     uint32
 	// tables are the descriptors of the living processes, by their PID.
-	tables   map[uint32]descriptors
+	tables map[uint32]descriptors
+	// holders are the tables with a file, for those that wait for others.
+	holders  map[*openFile][]descriptors
 	remaps   []*remap
 	remapped map[uint32]bool // the PIDs of dead processes that CRIU makes for a time
 	pids     map[uint64]bool // those of processes and threads
@@ -47,7 +49,7 @@ type openFiles struct {
 // newOpenFiles reads what processes have open, and refuses only what is malformed.
 func newOpenFiles(v *verifier) (*openFiles, error) {
 	o := &openFiles{
-		verifier: v, byID: map[uint32]*openFile{}, tables: map[uint32]descriptors{}, remapped: map[uint32]bool{}, pids: map[uint64]bool{},
+		verifier: v, byID: map[uint32]*openFile{}, tables: map[uint32]descriptors{}, holders: map[*openFile][]descriptors{}, remapped: map[uint32]bool{}, pids: map[uint64]bool{},
 	}
 	g, _, err := v.granted()
 	if err != nil {

@@ -149,6 +149,7 @@ func TestOpenFiles(t *testing.T) {
 			spec: func(s *specs.Spec) { s.Process.SelinuxLabel = "system_u:system_r:spc_t:s0" }},
 		"creates":           {files: file(func(e *regfile.RegFileEntry) { e.Flags = proto.Uint32(unix.O_RDWR | unix.O_CREAT) }), finds: "create or truncate"},
 		"truncates":         {files: file(func(e *regfile.RegFileEntry) { e.Flags = proto.Uint32(unix.O_RDWR | unix.O_TRUNC) }), finds: "create or truncate"},
+		"makes a nameless":  {files: file(func(e *regfile.RegFileEntry) { e.Flags = proto.Uint32(unix.O_RDWR | unix.O_TMPFILE) }), finds: "create or truncate"},
 		"appends":           {files: file(func(e *regfile.RegFileEntry) { e.Flags = proto.Uint32(unix.O_WRONLY | unix.O_APPEND | unix.O_NONBLOCK) })},
 		"external":          {files: file(func(e *regfile.RegFileEntry) { e.Ext = proto.Bool(true); e.Name = proto.String("file[1:2]") }), finds: "an external file"},
 		"owner":             {files: file(owned(1, 1, 0))},

@@ -118,6 +118,10 @@ func TestKernelSockets(t *testing.T) {
 		Version: zero, Reserve: zero, AuxData: no, OrigDev: no, VnetHdr: no, Loss: no, Timestamp: zero, CopyThresh: zero, NsId: proto.Uint32(2)}}}
 	testFiles(t, map[string]filesCase{
 		"routes":               {files: netlink(unix.NETLINK_ROUTE, 7, 1)},
+		"multicast routes":     {files: netlink(unix.NETLINK_ROUTE, 7, 1<<29), finds: "CAP_NET_ADMIN"},
+		"families":             {files: netlink(unix.NETLINK_GENERIC, 7, 1<<15)},
+		"dropped packets":      {files: netlink(unix.NETLINK_GENERIC, 7, 1<<4), finds: "CAP_NET_ADMIN"},
+		"dropped, allowed":     {files: netlink(unix.NETLINK_GENERIC, 7, 1<<4), spec: func(s *specs.Spec) { withCaps(s, "CAP_NET_ADMIN") }},
 		"audit":                {files: netlink(unix.NETLINK_AUDIT, 7, 0)},
 		"audit's messages":     {files: netlink(unix.NETLINK_AUDIT, 7, 1), finds: "CAP_NET_ADMIN"},
 		"audit, allowed":       {files: netlink(unix.NETLINK_AUDIT, 7, 1), spec: func(s *specs.Spec) { withCaps(s, "CAP_NET_ADMIN") }},

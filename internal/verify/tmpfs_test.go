@@ -55,7 +55,7 @@ func TestTmpfs(t *testing.T) {
 	disk := header(tar.TypeBlock, "./sda", "", 0o666)
 	disk.Devmajor, disk.Uid = 8, 1000
 	v, _, err := checkMounts(t, devImages(
-		criutest.Dir("./dir/"), owned, header(tar.TypeLink, "./hard", "./dir/file", 0o644), header(tar.TypeFifo, "./fifo", "", 0o600),
+		criutest.Dir("./dir/"), owned, header(tar.TypeLink, "./hard", "dir/../dir/./file", 0o644), header(tar.TypeFifo, "./fifo", "", 0o600),
 		criutest.Link("./up", "../../etc/shadow"), disk, header(tar.TypeDir, "./group/", "", 0o2770), criutest.File("./"+strings.Repeat("long", 40), "x"),
 	), mountsSpec())
 	if err != nil || v.report.Total != 0 {
@@ -70,6 +70,9 @@ func TestTmpfs(t *testing.T) {
 	}
 	if f := files["./sda"]; f == nil || f.Mode != 0o600 || f.Uid != 0 || f.Devmajor != 8 {
 		t.Errorf("device %+v: its access is not the spec's", f)
+	}
+	if f := files["./hard"]; f == nil || f.Linkname != "./dir/file" {
+		t.Errorf("link %+v: it is not the one that was compared", f)
 	}
 	if f := files["./up"]; f == nil || f.Linkname != "../../etc/shadow" {
 		t.Errorf("link %+v", f)
