@@ -157,15 +157,18 @@ func requireGrants(t *testing.T, spec *specs.Spec, chain [][]byte, want ...strin
 	if err != nil || profile == nil {
 		t.Fatalf("profile %v, error %v", profile, err)
 	}
-	var programs []*seccomp.Program
-	for _, filter := range chain {
+	var (
+		comparison = seccomp.NewComparison(t.Context(), profile)
+		together   *seccomp.Chain
+	)
+	for _, filter := range slices.Backward(chain) {
 		p, err := seccomp.Parse(filter)
 		if err != nil {
 			t.Fatal(err)
 		}
-		programs = append(programs, p)
+		together = comparison.Extend(together, p)
 	}
-	grants, err := seccomp.NewComparison(profile).Grants(programs)
+	grants, err := comparison.Grants(together)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,9 +2,9 @@ package seccomp
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -27,92 +27,147 @@ var errTooComplex = errors.New("a filter has too many ways through it to be judg
 const (
 	maxSteps    = 1 << 20
 	maxStepsAll = 4 << 20
+
+	// keeps is what it costs to keep what was found of one call: memory, not time.
+	keeps = 8
 )
 
 // Comparison compares the filters of one checkpoint with a profile, each only once.
 type Comparison struct {
+	ctx     context.Context
 	profile *Profile
 	steps   int
-	known   map[*Program]result
+	keys    []key // all calls of the profile, by ABI and number
+	known   map[*Program]*result
+	none    *Chain
 }
 
-// key is a call: an ABI of the profile and a number, or none for all unknown numbers.
-type key struct {
-	abi    int
-	number uint32
-}
+// key is a call: an ABI of the profile and a call of it, or -1 for all unknown numbers.
+type key struct{ abi, call int }
 
+// result is what one filter lets through: calls, by their index among the keys, in that order.
 type result struct {
-	grants map[key]Grant
-	err    error
+	found []found
+	err   error
 }
 
-// NewComparison returns a comparison of filters with p.
-func NewComparison(p *Profile) *Comparison {
-	return &Comparison{profile: p, steps: maxStepsAll, known: map[*Program]result{}}
+// found is what a filter does with a call.
+type found struct {
+	key    int
+	number uint32 // one that stands for unknown numbers
+	ret    uint32
+	want   *action
+}
+
+// Chain is what the filters of a thread let through together: a call is held back if one of them does so.
+type Chain struct {
+	left []found // of the oldest filter that could be compared, without what others hold back
+	any  bool    // whether there is such a filter
+	err  error   // why another could not
+}
+
+// NewComparison returns a comparison of filters with p. It ends with the context: then filters cannot be compared.
+func NewComparison(ctx context.Context, p *Profile) *Comparison {
+	c := &Comparison{
+		ctx: ctx, profile: p, steps: maxStepsAll, known: map[*Program]*result{},
+		none: &Chain{err: errors.New("there is no filter")},
+	}
+	for i := range p.abis {
+		for j := range p.abis[i].calls {
+			c.keys = append(c.keys, key{i, j})
+		}
+		c.keys = append(c.keys, key{i, -1})
+	}
+	return c
+}
+
+// Extend returns a chain with one more filter, which is newer than those of the chain; nil is a chain without any. What
+// the chain holds back already is not looked for again. The cost is at most that of one filter, however long the chain is.
+func (c *Comparison) Extend(chain *Chain, p *Program) *Chain {
+	if chain == nil {
+		chain = c.none
+	}
+	if chain.any && len(chain.left) == 0 {
+		return chain
+	}
+	r, ok := c.known[p]
+	if !ok {
+		r = &result{}
+		r.found, r.err = c.compare(p)
+		c.known[p] = r
+	}
+	switch {
+	case r.err != nil && chain.any: // it may hold nothing back
+		return chain
+	case r.err != nil:
+		return &Chain{err: r.err}
+	case !chain.any:
+		return &Chain{left: r.found, any: true}
+	}
+	if c.steps -= len(chain.left) + len(r.found); c.steps < 0 {
+		c.steps = 0
+		return &Chain{err: errTooComplex}
+	}
+	lets := make([]bool, len(c.keys))
+	for _, f := range r.found {
+		lets[f.key] = true
+	}
+	held := func(f found) bool { return !lets[f.key] }
+	if !slices.ContainsFunc(chain.left, held) {
+		return chain
+	}
+	return &Chain{left: slices.DeleteFunc(slices.Clone(chain.left), held), any: true}
 }
 
 // Grants returns what a thread with these filters could call and the profile does not allow, the machine's
-// own ABI first. A call is held back if one of the filters does so; the order of
-// the filters does not matter, except that the first is looked at first.
-func (c *Comparison) Grants(chain []*Program) ([]Grant, error) {
-	var left map[key]Grant
-	var failed error
-	for _, p := range chain {
-		r, ok := c.known[p]
-		if !ok {
-			r.grants, r.err = c.grants(p)
-			c.known[p] = r
-		}
-		if r.err != nil { // it may hold nothing back
-			failed = r.err
-			continue
-		}
-		if left == nil {
-			left = maps.Clone(r.grants)
-		}
-		for k := range left {
-			if _, ok := r.grants[k]; !ok {
-				delete(left, k)
-			}
-		}
-		if len(left) == 0 {
-			return nil, nil
-		}
+// own ABI first.
+func (c *Comparison) Grants(chain *Chain) ([]Grant, error) {
+	if chain == nil {
+		chain = c.none
 	}
-	if left == nil {
-		if failed == nil {
-			failed = errors.New("there is no filter")
-		}
-		return nil, failed
+	if !chain.any {
+		return nil, chain.err
 	}
-	keys := slices.SortedFunc(maps.Keys(left), func(a, b key) int {
-		return cmp.Or(cmp.Compare(a.abi, b.abi), cmp.Compare(a.number, b.number))
-	})
-	out := make([]Grant, 0, len(keys))
-	for _, k := range keys {
-		out = append(out, left[k])
+	out := make([]Grant, 0, len(chain.left))
+	for _, f := range chain.left {
+		out = append(out, c.grant(f))
 	}
 	return out, nil
 }
 
-// grants compares one filter.
-func (c *Comparison) grants(p *Program) (map[key]Grant, error) {
-	w := &walker{budget: min(maxSteps, c.steps)}
+// grant describes what was found.
+func (c *Comparison) grant(f found) Grant {
+	k := c.keys[f.key]
+	a := &c.profile.abis[k.abi]
+	g := Grant{Found: retName(f.ret), Allowed: f.want.name}
+	if k.call < 0 {
+		g.Syscall = fmt.Sprintf("unknown system call %d", f.number)
+	} else {
+		call := &a.calls[k.call]
+		g.Syscall, g.Some = call.name, len(call.rules) > 0
+	}
+	return g.of(a.name, k.abi)
+}
+
+// compare compares one filter.
+func (c *Comparison) compare(p *Program) ([]found, error) {
+	w := newWalker(c.ctx, min(maxSteps, c.steps))
 	defer func(before int) { c.steps -= before - max(w.budget, 0) }(w.budget)
-	out := map[key]Grant{}
-	for i := range c.profile.abis {
-		a := &c.profile.abis[i]
-		for j := range a.calls {
-			if g, ok := w.known(p, a, &a.calls[j]); !ok {
-				out[key{i, a.calls[j].number}] = g.of(a.name, i)
-			}
+	var out []found
+	for i, k := range c.keys {
+		a := &c.profile.abis[k.abi]
+		f, ok := found{key: i}, true
+		if k.call < 0 {
+			ok = w.others(p, a, &f)
+		} else {
+			ok = w.known(p, a, &a.calls[k.call], &f)
 		}
-		if g, ok := w.others(p, a); !ok {
-			out[key{i, noNumber}] = g.of(a.name, i)
+		if !ok {
+			out = append(out, f)
+			w.spend(keeps)
 		}
 		if w.budget < 0 {
-			return nil, errTooComplex
+			return nil, cmp.Or(c.ctx.Err(), errTooComplex)
 		}
 	}
 	return out, nil
@@ -126,50 +181,54 @@ func (g Grant) of(abi string, i int) Grant {
 	return g
 }
 
-// known compares what happens to a call with a number that the profile may have rules for.
-func (w *walker) known(p *Program, a *profiled, c *call) (Grant, bool) {
+// known compares what happens to a call with a number that the profile may have rules for. What is let through is in out.
+func (w *walker) known(p *Program, a *profiled, c *call, out *found) bool {
 	if c.most == allowed {
-		return Grant{}, true
+		return true
 	}
-	grant, ok := Grant{Syscall: c.name, Some: len(c.rules) > 0}, true
+	ok := true
 	f := a.facts(exactly(c.number))
 	ended := w.walk(p, &f, func(f *facts, ret uint32) bool {
 		s := strengthOf(ret)
 		if s >= c.most {
 			return true
 		}
-		if want, stronger := c.stronger(w, f, s); stronger {
-			grant.Found, grant.Allowed, ok = retName(ret), want.name, false
+		if want := c.stronger(w, f, s); want != nil {
+			out.ret, out.want, ok = ret, want, false
 		}
 		return ok
 	})
-	return grant, ok && ended
+	return ok && ended
 }
 
 // others compares what happens to calls with numbers that nobody knows.
-func (w *walker) others(p *Program, a *profiled) (Grant, bool) {
+func (w *walker) others(p *Program, a *profiled, out *found) bool {
 	if a.other.strength == allowed {
-		return Grant{}, true
+		return true
 	}
-	grant, ok := Grant{}, true
+	ok := true
 	f := a.facts(between(a.first, a.last))
 	ended := w.walk(p, &f, func(f *facts, ret uint32) bool {
 		if strengthOf(ret) >= a.other.strength {
 			return true
 		}
-		if number, is := a.unknown(&f[wordNumber]); is {
-			grant, ok = Grant{Syscall: fmt.Sprintf("unknown system call %d", number), Found: retName(ret), Allowed: a.other.name}, false
+		if number, is := w.unknown(a, &f[wordNumber]); is {
+			out.number, out.ret, out.want, ok = number, ret, &a.other, false
 		}
 		return ok
 	})
-	return grant, ok && ended
+	return ok && ended
 }
 
 // unknown returns a number that a call may have and the tables do not. It finds one where there is one: it
 // tries more numbers than the tables have, and then takes it that there is one.
-func (a *profiled) unknown(f *fact) (uint32, bool) {
+func (w *walker) unknown(a *profiled, f *fact) (uint32, bool) {
+	each := 1 + f.exclusions()/looks
 	for i, n := 0, f.low; n <= f.high; i, n = i+1, n+1 {
 		if i > 8*len(a.named)+1<<16 || f.can(n) && !a.named[n] {
+			return n, true
+		}
+		if !w.spend(each) {
 			return n, true
 		}
 		if n == allBits {
@@ -191,18 +250,18 @@ func (a *profiled) facts(number fact) (f facts) {
 	return f
 }
 
-// stronger says whether the profile may want something stronger than s for a call of these facts. Of
+// stronger returns what the profile may want for a call of these facts, if that is stronger than s. Of
 // several rules that match, the strongest is taken.
-func (c *call) stronger(w *walker, f *facts, s strength) (action, bool) {
-	for _, r := range c.rules {
-		if r.action.strength > s && w.match(f, r.conditions) {
-			return r.action, true
+func (c *call) stronger(w *walker, f *facts, s strength) *action {
+	for i := range c.rules {
+		if r := &c.rules[i]; r.action.strength > s && w.match(f, r.conditions) {
+			return &r.action
 		}
 	}
 	if c.other.strength > s && w.miss(f, c.rules) {
-		return c.other, true
+		return &c.other
 	}
-	return action{}, false
+	return nil
 }
 
 // match says whether all conditions may be met by calls of these facts.
@@ -243,15 +302,15 @@ func (w *walker) miss(f *facts, rules []rule) bool {
 func (w *walker) suppose(f *facts, way []outcome) (*facts, bool) {
 	next := w.copy(f)
 	for _, o := range way {
-		if w.budget--; w.budget < 0 {
+		if !w.spend(1) {
 			return next, true
 		}
 		word := &next[o.test.word]
-		decided, is := word.decide(o.test)
+		decided, is := w.decide(word, o.test)
 		if decided && is == o.want {
 			continue
 		}
-		changed, ok := word.assume(o.test, o.want)
+		changed, ok := w.assume(word, o.test, o.want)
 		if decided || !ok {
 			w.put(next)
 			return nil, false

@@ -29,12 +29,22 @@ type fact struct {
 	known, value uint32
 	low, high    uint32
 	not          *exclusion
+	rounds       uint8 // how often the exclusions were looked at to draw what follows, see tidy
 }
 
 // exclusion says that a word under the mask is not the value. Facts share their tails.
 type exclusion struct {
 	mask, value uint32
 	next        *exclusion
+	count       int // of them, this one included
+}
+
+// exclusions is how many there are, which is what a look at them costs.
+func (f *fact) exclusions() int {
+	if f.not == nil {
+		return 0
+	}
+	return f.not.count
 }
 
 func unknown() fact                 { return fact{high: allBits} }
@@ -92,7 +102,7 @@ func (f fact) assume(t test, outcome bool) (_ fact, ok bool) {
 	case outcome:
 		f.known, f.value = f.known|t.mask, f.value&f.known&^t.mask|t.k
 	default:
-		f.not = &exclusion{t.mask, t.k, f.not}
+		f.not = &exclusion{t.mask, t.k, f.not, f.exclusions() + 1}
 		// The one bit that is left must be the other one.
 		if free := t.mask &^ f.known; bits.OnesCount32(free) == 1 {
 			f.known, f.value = f.known|free, f.value&f.known|^t.k&free
@@ -104,7 +114,7 @@ func (f fact) assume(t test, outcome bool) (_ fact, ok bool) {
 // tidy draws what follows from one kind of knowledge for the others.
 func (f fact) tidy() (_ fact, ok bool) {
 	f.low, f.high = max(f.low, f.value&f.known), min(f.high, f.value&f.known|^f.known)
-	for range 64 { // more would be no mistake, only work
+	for f.rounds = 1; f.rounds <= 64; f.rounds++ { // more would be no mistake, only work
 		if f.low < f.high && f.excludes(f.low) {
 			f.low++
 		} else if f.low < f.high && f.excludes(f.high) {

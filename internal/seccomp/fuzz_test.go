@@ -28,8 +28,8 @@ func FuzzGrants(f *testing.F) {
 			return // the other implementation cannot negate
 		}
 		profile := profiles[int(which)%len(profiles)]
-		comparison := NewComparison(profile)
-		found, err := comparison.Grants([]*Program{filter})
+		comparison := NewComparison(t.Context(), profile)
+		found, err := grantsOf(comparison, filter)
 		if err != nil || len(found) > 0 {
 			return // refused, whatever it does
 		}
@@ -47,9 +47,9 @@ func FuzzGrants(f *testing.F) {
 					continue
 				}
 				d := newCall(a.abi, c.number, args...)
-				facts, w := d.exact(), &walker{budget: maxSteps}
+				facts, w := d.exact(), newWalker(t.Context(), maxSteps)
 				is := run(t, filter.code, d)
-				if want, stronger := c.stronger(w, &facts, strengthOf(is)); stronger {
+				if want := c.stronger(w, &facts, strengthOf(is)); want != nil {
 					t.Errorf("%s (%s) %#x: the filter returns %#x, the profile says %v, and nothing was found", c.name, a.name, args, is, want)
 				}
 			}

@@ -24,7 +24,7 @@ func TestARM(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g, err := NewComparison(p).Grants([]*Program{filter})
+		g, err := grantsOf(NewComparison(t.Context(), p), filter)
 		if err != nil || (len(g) == 0) != (tc.lets == nil) {
 			t.Errorf("%s: found %v, error %v", what, g, err)
 		}

@@ -1,6 +1,8 @@
 package seccomp
 
 import (
+	"context"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -26,10 +28,50 @@ type registers struct {
 	scratch [scratchWords]value
 }
 
-// walker follows programs. Its budget is the number of instructions that it may follow.
+// walker follows programs, and does all else that takes work. Its budget is how much it may do, in the instructions that
+// could be followed instead.
 type walker struct {
+	ctx    context.Context
 	budget int
+	told   int      // the budget when the context was last asked
 	spare  []*facts // to be used again
+}
+
+const (
+	// looks is how many exclusions are looked at in the time of one instruction.
+	looks = 32
+	// askAfter is how much work is done before the context is asked whether there is time for more.
+	askAfter = 1 << 14
+)
+
+// spend takes work from the budget, and says whether there was enough. A context that has ended leaves nothing.
+func (w *walker) spend(n int) bool {
+	w.budget -= n
+	if w.told-w.budget >= askAfter {
+		w.told = w.budget
+		if w.ctx.Err() != nil {
+			w.budget = -1
+		}
+	}
+	return w.budget >= 0
+}
+
+// newWalker returns a walker with a budget.
+func newWalker(ctx context.Context, budget int) *walker {
+	return &walker{ctx: ctx, budget: budget, told: budget}
+}
+
+// decide is that of a fact, at its cost.
+func (w *walker) decide(f *fact, t test) (decided, outcome bool) {
+	w.spend(f.exclusions() / looks)
+	return f.decide(t)
+}
+
+// assume is that of a fact, at its cost.
+func (w *walker) assume(f *fact, t test, outcome bool) (fact, bool) {
+	next, ok := f.assume(t, outcome)
+	w.spend(int(next.rounds) * next.exclusions() / looks)
+	return next, ok
 }
 
 // copy returns facts that can be changed, until they are put back.
@@ -57,7 +99,7 @@ func (w *walker) walk(p *Program, f *facts, leaf func(f *facts, ret uint32) bool
 // from goes on from an instruction. It changes f.
 func (w *walker) from(code []instruction, pc int, r registers, f *facts, leaf func(*facts, uint32) bool) bool {
 	for {
-		if w.budget--; w.budget < 0 {
+		if !w.spend(1) {
 			return false
 		}
 		in := code[pc]
@@ -104,9 +146,9 @@ func (w *walker) from(code []instruction, pc int, r registers, f *facts, leaf fu
 				pc = jf
 				continue
 			}
-			decided, outcome := f[t.word].decide(t)
+			decided, outcome := w.decide(&f[t.word], t)
 			if !decided {
-				if yes, ok := f[t.word].assume(t, true); ok {
+				if yes, ok := w.assume(&f[t.word], t, true); ok {
 					taken := w.copy(f)
 					taken[t.word] = yes
 					goOn := w.from(code, jt, r, taken, leaf)
@@ -114,7 +156,7 @@ func (w *walker) from(code []instruction, pc int, r registers, f *facts, leaf fu
 						return false
 					}
 				}
-				no, ok := f[t.word].assume(t, false)
+				no, ok := w.assume(&f[t.word], t, false)
 				if !ok {
 					return true
 				}

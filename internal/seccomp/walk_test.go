@@ -79,7 +79,7 @@ func TestEveryWay(t *testing.T) {
 		for i := range none {
 			none[i] = unknown()
 		}
-		w := &walker{budget: maxSteps}
+		w := newWalker(t.Context(), maxSteps)
 		w.walk(p, &none, func(f *facts, ret uint32) bool {
 			ways = append(ways, way{*f, ret})
 			return true

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"slices"
@@ -28,25 +29,35 @@ const (
 
 	// maxSyscalls is how many system calls a finding names.
 	maxSyscalls = 5
+
+	// maxFilters is how many there may be. CRIU writes some for every process.
+	maxFilters = 1 << 16
 )
 
-// filter is one of seccomp.img.
+// filter is one of seccomp.img. It stands for itself and those before it, which are older: they are known by the newest one,
+// so that a chain costs no more than its filters, in however many threads it is.
 type filter struct {
 	program *seccomp.Program
+	before  *filter
 	flags   uint32
-	prev    *uint32
+	some    uint32 // the flags that one of them has
+	all     uint32 // the flags that all of them have
+	size    int    // of all, as the kernel counts it
+	chain   *seccomp.Chain
+	verdict *verdict
 }
 
-// filters are those of a thread, in the order in which CRIU installs them.
-type filters []*filter
-
-func (c filters) all(flag uint32) bool {
-	return !slices.ContainsFunc(c, func(f *filter) bool { return f.flags&flag == 0 })
+// verdict is what filters let through, and what the profile wants, in words; nothing, or why it is not known.
+type verdict struct {
+	found, allowed string
+	err            error
 }
 
-func (c filters) any(flag uint32) bool {
-	return slices.ContainsFunc(c, func(f *filter) bool { return f.flags&flag != 0 })
-}
+// has says whether one of the filters has the flag. There may be none.
+func (f *filter) has(flag uint32) bool { return f != nil && f.some&flag != 0 }
+
+// allHave says whether all filters have the flag. There may be none.
+func (f *filter) allHave(flag uint32) bool { return f == nil || f.all&flag != 0 }
 
 // seccomp compares the seccomp filters of every thread with the pod's profile. Without a
 // profile every filter is less than what the pod was granted.
@@ -61,7 +72,7 @@ func (v *verifier) seccomp() error {
 	}
 	s := &seccompCheck{v: v, profile: profile, filters: list}
 	if profile != nil {
-		s.comparison = seccomp.NewComparison(profile)
+		s.comparison = seccomp.NewComparison(context.TODO(), profile)
 	}
 	for _, p := range v.processes {
 		if err := s.process(threads(p)); err != nil {
@@ -84,6 +95,9 @@ func (v *verifier) filters() ([]*filter, error) {
 		out      []*filter
 		programs = map[string]*seccomp.Program{} // CRIU writes the same one for every process
 	)
+	if n := len(entry.GetSeccompFilters()); n > maxFilters {
+		return nil, invalidSeccomp("it has %d filters, more than %d", n, maxFilters)
+	}
 	for i, e := range entry.GetSeccompFilters() {
 		p := programs[string(e.GetFilter())]
 		if p == nil {
@@ -99,7 +113,14 @@ func (v *verifier) filters() ([]*filter, error) {
 		if e.Prev != nil && e.GetPrev() >= uint32(i) {
 			return nil, invalidSeccomp("filter %d: the one before it is %d, which does not come before it", i, e.GetPrev())
 		}
-		out = append(out, &filter{p, e.GetFlags(), e.Prev})
+		f := &filter{program: p, flags: e.GetFlags(), some: e.GetFlags(), all: e.GetFlags(), size: p.Len() + 4}
+		if e.Prev != nil {
+			f.before = out[e.GetPrev()]
+			f.some |= f.before.some
+			f.all &= f.before.all
+			f.size = min(f.size+f.before.size, maxChain+1)
+		}
+		out = append(out, f)
 	}
 	return out, nil
 }
@@ -128,11 +149,11 @@ func (s *seccompCheck) process(all []thread) error {
 		if err != nil {
 			return err
 		}
-		forAll := own.any(unix.SECCOMP_FILTER_FLAG_TSYNC)
+		forAll := own.has(unix.SECCOMP_FILTER_FLAG_TSYNC)
 		switch {
 		case forAll && i > 0:
 			return t.malformed("it is not the first thread and has seccomp filters for all threads")
-		case forAll && !own.all(unix.SECCOMP_FILTER_FLAG_TSYNC):
+		case forAll && !own.allHave(unix.SECCOMP_FILTER_FLAG_TSYNC):
 			return t.malformed("some of its seccomp filters are for all threads, others are not")
 		case sync && t.core.GetThreadCore().GetSeccompMode() != criu_core.SeccompMode_disabled:
 			return t.malformed("it has seccomp of its own and process %d has filters for all threads, which would not be installed", t.pid)
@@ -145,8 +166,8 @@ func (s *seccompCheck) process(all []thread) error {
 	return nil
 }
 
-// chain returns the filters that CRIU installs for a thread (criu/seccomp.c, seccomp_prepare_threads).
-func (s *seccompCheck) chain(t thread) (filters, error) {
+// chain returns the newest of the filters that CRIU installs for a thread (criu/seccomp.c, seccomp_prepare_threads).
+func (s *seccompCheck) chain(t thread) (*filter, error) {
 	tc := t.core.GetThreadCore()
 	if tc == nil {
 		return nil, t.malformed("it says nothing of the thread")
@@ -161,25 +182,44 @@ func (s *seccompCheck) chain(t thread) (filters, error) {
 	if tc.SeccompFilter == nil {
 		return nil, t.malformed("it names no seccomp filter")
 	}
-	var (
-		out  filters
-		size int
-	)
-	for next := tc.SeccompFilter; next != nil; next = out[len(out)-1].prev {
-		if uint64(*next) >= uint64(len(s.filters)) {
-			return nil, t.malformed("seccomp filter %d does not exist", *next)
-		}
-		f := s.filters[*next]
-		out = append(out, f)
-		if size += f.program.Len() + 4; size > maxChain {
-			return nil, t.malformed("it has more seccomp filters than the kernel takes")
-		}
+	if uint64(tc.GetSeccompFilter()) >= uint64(len(s.filters)) {
+		return nil, t.malformed("seccomp filter %d does not exist", tc.GetSeccompFilter())
 	}
-	return out, nil
+	f := s.filters[tc.GetSeccompFilter()]
+	if f.size > maxChain {
+		return nil, t.malformed("it has more seccomp filters than the kernel takes")
+	}
+	return f, nil
+}
+
+// judge compares filters with the profile, once.
+func (s *seccompCheck) judge(f *filter) *verdict {
+	if f.verdict != nil {
+		return f.verdict
+	}
+	var unknown []*filter
+	for of := f; of != nil && of.chain == nil; of = of.before {
+		unknown = append(unknown, of)
+	}
+	for _, of := range slices.Backward(unknown) {
+		var older *seccomp.Chain
+		if of.before != nil {
+			older = of.before.chain
+		}
+		of.chain = s.comparison.Extend(older, of.program)
+	}
+	f.verdict = &verdict{}
+	grants, err := s.comparison.Grants(f.chain)
+	if err != nil {
+		f.verdict.err = err
+	} else if len(grants) > 0 {
+		f.verdict.found, f.verdict.allowed = describe(grants)
+	}
+	return f.verdict
 }
 
 // compare notes what a thread may do beyond the profile.
-func (s *seccompCheck) compare(t thread, own filters) {
+func (s *seccompCheck) compare(t thread, own *filter) {
 	if s.profile == nil {
 		return
 	}
@@ -192,21 +232,14 @@ func (s *seccompCheck) compare(t thread, own filters) {
 		return
 	}
 	// The kernel withholds speculation from a thread if one of its filters is without the flag.
-	if !s.profile.SpecAllow && own.all(unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW) {
+	if !s.profile.SpecAllow && own.allHave(unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW) {
 		refuse("seccomp flags", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "none of the profile's filters has it")
 	}
-	var programs []*seccomp.Program
-	for _, f := range own {
-		programs = append(programs, f.program)
-	}
-	grants, err := s.comparison.Grants(programs)
-	if err != nil {
-		refuse("seccomp filter", err.Error(), "filters that can be compared with the profile")
-		return
-	}
-	if len(grants) > 0 {
-		found, allowed := describe(grants)
-		refuse("seccomp filter", found, allowed)
+	switch is := s.judge(own); {
+	case is.err != nil:
+		refuse("seccomp filter", is.err.Error(), "filters that can be compared with the profile")
+	case is.found != "":
+		refuse("seccomp filter", is.found, is.allowed)
 	}
 }
 
