@@ -10,9 +10,15 @@ CONTAINERD_VERSION = $(shell $(GO) list -m -f '{{.Version}}' $(CONTAINERD))
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 
+# Another machine's programs are built into a folder of their own: make dist ARCH=arm64.
+HOSTARCH = $(shell $(GO) env GOHOSTARCH)
+ARCH ?= $(HOSTARCH)
+CROSS = $(filter-out $(HOSTARCH),$(ARCH))
+BIN = $(CURDIR)/bin$(if $(CROSS),/$(CROSS))
+
 # The flags of containerd's own Makefile. Versions come from the lines above, so
 # Go need not ask git for them.
-GOBUILD = $(GO) build -trimpath -buildvcs=false -o $(CURDIR)/bin/
+GOBUILD = $(GO) build -trimpath -buildvcs=false -o $(BIN)/
 TAGS = urfave_cli_no_docs
 LDFLAGS = -s -w -X $(CONTAINERD)/version.Version=$(CONTAINERD_VERSION)+cri-restore.$(VERSION) \
 	-X $(CONTAINERD)/version.Revision=$(REVISION)
@@ -37,7 +43,7 @@ SOAK_N ?= 1000
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build build-stock build-old build-kubernetes demo test test-unit test-integration test-kubernetes chaos soak race bench bench-plot fuzz lint checkpoint-image clean
+.PHONY: help deps build build-node build-stock build-old build-kubernetes demo test test-unit test-integration test-kubernetes chaos soak race bench bench-plot fuzz lint checkpoint-image stage install dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -45,13 +51,20 @@ help: ## list the targets
 deps: ## install what is missing: CRIU, CNI plugins, headers, Podman (root; see contrib/deps.sh)
 	@contrib/deps.sh
 
-build: ## build containerd with the plugin, shim, ctr, runc, crictl, checkpointctl and our programs into bin/
-	@pkg-config --exists libseccomp || { echo 'build: runc needs pkg-config and the headers of libseccomp: run "make deps"' >&2; exit 1; }
-	$(GOBUILD) -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/... $(CONTAINERD)/cmd/ctr
-	CGO_ENABLED=0 $(GOBUILD) -tags '$(TAGS) no_grpc' -ldflags '$(LDFLAGS) -extldflags "-static"' $(CONTAINERD)/cmd/containerd-shim-runc-v2
-	cd $(TOOLS)/runc && $(GOBUILD) -tags 'seccomp $(TAGS)' -ldflags '-s -w' github.com/opencontainers/runc
+build: build-node ## build containerd with the plugin, shim, ctr, runc, crictl, checkpointctl and our programs into bin/
 	cd $(TOOLS)/crictl && CGO_ENABLED=0 $(GOBUILD) -ldflags '-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(call pinned,crictl,sigs.k8s.io/cri-tools)' sigs.k8s.io/cri-tools/cmd/crictl
 	cd $(TOOLS)/checkpointctl && CGO_ENABLED=0 $(GOBUILD) -ldflags '-s -w' github.com/checkpoint-restore/checkpointctl
+
+# What a node needs, and small programs of ours. containerd and runc call C: for another machine contrib/install/cross.sh
+# sets the compiler and the headers.
+build-node:
+	@$(if $(CROSS),contrib/install/cross.sh $(CROSS),pkg-config --exists libseccomp) || { echo 'build: runc needs pkg-config and the headers of libseccomp: run "make deps"' >&2; exit 1; }
+	$(TARGET) $(GOBUILD) -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/... $(CONTAINERD)/cmd/ctr
+	$(TARGET) CGO_ENABLED=0 $(GOBUILD) -tags '$(TAGS) no_grpc' -ldflags '$(LDFLAGS) -extldflags "-static"' $(CONTAINERD)/cmd/containerd-shim-runc-v2
+	cd $(TOOLS)/runc && $(TARGET) $(GOBUILD) -tags 'seccomp $(TAGS)' -ldflags '-s -w' github.com/opencontainers/runc
+
+# The environment of a build for another machine.
+TARGET = $(if $(CROSS),env $$(contrib/install/cross.sh --env $(CROSS)))
 
 build-stock: ## build the unchanged containerd of the same version as bin/containerd-stock
 	$(GOBUILD)containerd-stock -tags '$(TAGS)' -ldflags '$(STOCK_LDFLAGS)' $(CONTAINERD)/cmd/containerd
@@ -119,6 +132,21 @@ lint: ## gofmt, go vet, golangci-lint
 
 checkpoint-image: ## turn a checkpoint archive into an image; ARGS=--help tells how (after build)
 	@bin/checkpoint-image $(ARGS)
+
+# Where make install puts what is not below DESTDIR.
+PREFIX ?= /opt/cri-restore
+DIST = cri-restore-$(VERSION)-linux-$(ARCH)
+RUNC_VERSION = $(patsubst v%,%,$(call pinned,runc,github.com/opencontainers/runc))
+
+stage: build-node
+	contrib/install/stage.sh $(BIN) $(BIN)/dist/$(DIST) '$(VERSION)' $(ARCH) '$(CONTAINERD_VERSION)+cri-restore.$(VERSION)' '$(RUNC_VERSION)'
+
+install: stage ## install below DESTDIR, as packages want it, or without DESTDIR on this node; PREFIX=/opt/cri-restore (root)
+	$(BIN)/dist/$(DIST)/install.sh --prefix=$(PREFIX) $(if $(DESTDIR),--destdir=$(DESTDIR))
+
+dist: stage ## pack what a node needs, with install.sh and uninstall.sh, as bin/dist/cri-restore-VERSION-linux-ARCH.tar.gz (bin/ARCH/dist for another machine)
+	tar -C $(BIN)/dist --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$(or $(shell git log -1 --format=%ct 2>/dev/null),0) -cf - $(DIST) | gzip -n >$(BIN)/dist/$(DIST).tar.gz
+	cd $(BIN)/dist && sha256sum $(DIST).tar.gz >$(DIST).tar.gz.sha256
 
 clean: ## remove bin/
 	rm -rf bin

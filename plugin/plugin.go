@@ -133,6 +133,7 @@ func bundles(state string) string {
 }
 
 func newNode(ic *plugin.InitContext) (*cri.Node, error) {
+	ic.Meta.Exports["version"] = ownVersion() // of a plugin that is skipped too
 	config := ic.Config.(*Config)
 	root, state := ic.Properties[plugins.PropertyRootDir], ic.Properties[plugins.PropertyStateDir]
 	s, err := config.validate(root)
