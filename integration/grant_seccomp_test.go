@@ -11,6 +11,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/apparmor"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/creds"
 	criu_core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/inventory"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/seccomp"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -237,9 +238,8 @@ func TestGrantLSM(t *testing.T) {
 		word   string
 		change func(*imageEditor)
 	}{
-		"SELinux label": {codes.PermissionDenied, "unconfined_t", label(func(c *creds.CredsEntry) {
-			c.LsmProfile = proto.String("unconfined_u:unconfined_r:unconfined_t:s0")
-		})},
+		"hat of a profile":  {codes.PermissionDenied, "mine//hat", label(func(c *creds.CredsEntry) { c.LsmProfile = proto.String("mine//hat") })},
+		"stack of profiles": {codes.PermissionDenied, "mine//&other", label(func(c *creds.CredsEntry) { c.LsmProfile = proto.String("mine//&other") })},
 		"label of sockets": {codes.PermissionDenied, "unconfined_t", label(func(c *creds.CredsEntry) {
 			c.LsmSockcreate = proto.String("unconfined_u:unconfined_r:unconfined_t:s0")
 		})},
@@ -252,16 +252,41 @@ func TestGrantLSM(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) { g.refusesEdited(t, tc.change, tc.code, tc.word) })
 	}
-	t.Run("twin", func(t *testing.T) {
-		want := lsmLabel(t, n)
-		g.accepts(t, g.archive, func(c *harness.Container) {
-			for _, status := range processStatus(t, c) {
-				if got, err := readLabel(status["Pid"]); err != nil || got != want {
-					t.Errorf("label of process %s: %q, error %v, want %q as in an ordinary container", status["Pid"], got, err, want)
+	// A label that is one becomes the pod's, whatever it is.
+	want := lsmLabel(t, n)
+	for what, archive := range map[string]string{
+		"twin": g.archive,
+		"SELinux label": editImages(t, g.archive, func(e *imageEditor) {
+			e.EachThread(func(_ uint32, core *criu_core.CoreEntry) {
+				core.ThreadCore.Creds.LsmProfile = proto.String("unconfined_u:unconfined_r:unconfined_t:s0")
+			})
+			editEntry(e, "inventory.img", "INVENTORY", func(i *inventory.InventoryEntry) { i.Lsmtype = inventory.Lsmtype_SELINUX.Enum() })
+		}),
+		"profile of another engine": editImages(t, g.archive, func(e *imageEditor) {
+			e.EachThread(func(_ uint32, core *criu_core.CoreEntry) {
+				core.ThreadCore.Creds.LsmProfile = proto.String("containers-default-0.62.2")
+			})
+			editEntry(e, "inventory.img", "INVENTORY", func(i *inventory.InventoryEntry) { i.Lsmtype = inventory.Lsmtype_APPARMOR.Enum() })
+		}),
+		"no label": editImages(t, g.archive, func(e *imageEditor) {
+			e.EachThread(func(_ uint32, core *criu_core.CoreEntry) { core.ThreadCore.Creds.LsmProfile = nil })
+			editEntry(e, "inventory.img", "INVENTORY", func(i *inventory.InventoryEntry) { i.Lsmtype = inventory.Lsmtype_NO_LSM.Enum() })
+		}),
+	} {
+		t.Run(what, func(t *testing.T) {
+			g.accepts(t, archive, func(c *harness.Container) {
+				for _, status := range processStatus(t, c) {
+					got, err := readLabel(status["Pid"])
+					if _, serr := os.Stat("/proc/" + status["Pid"]); serr != nil {
+						continue // it has ended, as every sleep does
+					}
+					if err != nil || got != want {
+						t.Errorf("label of process %s: %q, error %v, want %q as in an ordinary container", status["Pid"], got, err, want)
+					}
 				}
-			}
+			})
 		})
-	})
+	}
 }
 
 // lsmLabel is the label of an ordinary container, "" without a security module.

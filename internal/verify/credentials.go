@@ -63,10 +63,10 @@ func (v *verifier) credentials() error {
 			if err := v.noNewPrivs(t, c, g); err != nil {
 				return err
 			}
-			v.label(t, c, label, inv.GetLsmtype())
+			v.label(t, c, label, own)
 		}
 	}
-	return nil
+	return v.labelKind(label, inv)
 }
 
 func (v *verifier) refuseCredential(t thread, field, found, allowed, remedy string) {

@@ -239,8 +239,7 @@ func TestCredentials(t *testing.T) {
 		{"no_new_privs missing", restricted(), asRestricted, func(c *creds.CredsEntry) { criutest.Later(c, fieldNoNewPrivs) }, "no_new_privs"},
 		{"no_new_privs of its own", root(), asRoot, func(c *creds.CredsEntry) { criutest.Later(c, fieldNoNewPrivs, 1) }, ""},
 
-		{"label", root(), asRoot, func(c *creds.CredsEntry) { c.LsmProfile = proto.String("docker-default") }, "LSM label"},
-		{"label that is none", root(), asRoot, func(c *creds.CredsEntry) { c.LsmProfile = proto.String("unconfined") }, ""},
+		{"label", root(), asRoot, func(c *creds.CredsEntry) { c.LsmProfile = proto.String("mine//hat") }, "LSM label"},
 		{"label of sockets", root(), asRoot, func(c *creds.CredsEntry) { c.LsmSockcreate = proto.String("x") }, "LSM label of new sockets"},
 		{"AppArmor data", root(), asRoot, func(c *creds.CredsEntry) { c.ApparmorData = []byte("x") }, "AppArmor data"},
 	} {

@@ -70,9 +70,12 @@ func ownLabel(files ...string) (string, error) {
 	return "", nil
 }
 
+// unconfined is AppArmor's word for no profile.
+const unconfined = "unconfined"
+
 // confinement is the label that confines a process: AppArmor's word for none is none.
 func confinement(label string) string {
-	if label == "unconfined" {
+	if label == unconfined {
 		return ""
 	}
 	return label

@@ -3,7 +3,8 @@ package fields
 // inventory is what CRIU is told of all images, and the tree of processes.
 var inventory = []Message{
 	{"inventory_entry", []Row{
-		judged("img_version fdinfo_per_id ns_per_id root_cg_set lsmtype network_lock_method", "inventory"),
+		judged("img_version fdinfo_per_id ns_per_id root_cg_set network_lock_method", "inventory"),
+		forced("lsmtype", "labelKind"),
 		judged("root_ids", "inventory processNamespaces"),
 		judged("plugins_entry", "inventory"),
 		judged("dump_criu_run_id", "inventory"),

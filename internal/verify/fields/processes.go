@@ -87,6 +87,7 @@ var processes = []Message{
 		judged("cap_inh cap_prm cap_eff cap_bnd secbits", "capabilities"),
 		judged("cap_amb", "capabilities"),
 		judged("no_new_privs", "noNewPrivs"),
-		judged("lsm_profile lsm_sockcreate apparmor_data", "label"),
+		forced("lsm_profile", "label forceLabel"),
+		judged("lsm_sockcreate apparmor_data", "label"),
 	}},
 }
