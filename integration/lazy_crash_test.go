@@ -38,12 +38,19 @@ func percent(t *testing.T, c *harness.Container, of int64) {
 // to end (io.containerd.timeout.shim.cleanup), and the kernel frees its memory at its own expense.
 func unthrottle(t *testing.T, c *harness.Container) {
 	t.Helper()
-	groups, err := filepath.Glob("/sys/fs/cgroup/cpu*/*/*/" + c.ID + "/cpu.cfs_quota_us")
+	pattern, unlimited := "/sys/fs/cgroup/cpu*/*/*/*"+c.ID+"*/cpu.cfs_quota_us", "-1"
+	if unified() {
+		pattern, unlimited = "/sys/fs/cgroup/*/*/*"+c.ID+"*/cpu.max", "max"
+	}
+	groups, err := filepath.Glob(pattern)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(groups) == 0 && len(inCgroupOf(c.ID)) > 0 {
+		t.Fatalf("no cgroup of container %s matches %s", c.ID, pattern)
+	}
 	for _, file := range groups {
-		if err := os.WriteFile(file, []byte("-1"), 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		if err := os.WriteFile(file, []byte(unlimited), 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			t.Fatal(err)
 		}
 	}

@@ -252,7 +252,7 @@ func TestOrdinaryModes(t *testing.T) {
 	t.Run("cgroup parent", func(t *testing.T) {
 		c := n.Pod(t, harness.PodCgroup("elsewhere")).Run("c", image, harness.Counting())
 		cgroups, err := os.ReadFile(path.Join("/proc", strconv.Itoa(c.Pid()), "cgroup"))
-		if want := path.Join(n.CgroupRoot(), "elsewhere", c.ID); err != nil || !strings.Contains(string(cgroups), want) {
+		if want := n.ContainerCgroup("elsewhere", c.ID); err != nil || !strings.Contains(string(cgroups), want) {
 			t.Errorf("no %s in %s, error %v", want, cgroups, err)
 		}
 	})

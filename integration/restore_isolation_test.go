@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -106,7 +105,7 @@ func TestRestoreIsolation(t *testing.T) {
 		}
 	})
 	t.Run("cgroup", func(t *testing.T) {
-		want := path.Join(n.CgroupRoot(), "new/parent", c.ID)
+		want := n.ContainerCgroup("new/parent", c.ID)
 		pids := strings.Fields(readFile(t, filepath.Join(cgroupDir(t, c, "memory"), "cgroup.procs")))
 		if len(pids) != 3 {
 			t.Errorf("processes in %s: %v, want all three of the tree", want, pids)

@@ -17,7 +17,7 @@ type table = map[string]any
 // writeConfig writes the daemon's configuration: everything that containerd would
 // share with another containerd of the machine is moved below the node's folder.
 func (n *node) writeConfig() error {
-	runc := table{"BinaryName": filepath.Join(n.tools.Bin, "runc"), "SystemdCgroup": false}
+	runc := table{"BinaryName": filepath.Join(n.tools.Bin, "runc"), "SystemdCgroup": systemdDriver()}
 	if n.runcRoot != defaultRuncRoot {
 		runc["Root"] = n.runcRoot
 	}

@@ -69,4 +69,5 @@
 // KEEP=1 in the environment keeps the nodes' folders, with containerd.log, after the
 // test. CRI_RESTORE_BIN names another folder than bin/ for containerd, shim, ctr, crictl
 // and runc; CRI_RESTORE_PREFIX is where make deps put CRIU; CNI_PATH is the plugins' folder.
+// CRI_RESTORE_CGROUP_DRIVER=systemd is for a machine with systemd; the default is cgroupfs.
 package harness

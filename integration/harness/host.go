@@ -81,9 +81,6 @@ type cgroup struct {
 	child string // relative to the node's cgroup
 }
 
-// cgroupOf is the cgroup of a node, below each controller's mount.
-func cgroupOf(id string) string { return "/cri-restore-" + id }
-
 // cgroupsOf returns the cgroups below a node's, in every hierarchy of v1 and v2,
 // parents before children.
 func cgroupsOf(id string) ([]cgroup, error) {

@@ -253,7 +253,8 @@ func (n *Node) removeAllPods() error {
 func (n *node) cgroupParent(child string) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for dir := filepath.Clean(child); dir != "." && dir != "/"; dir = filepath.Dir(dir) {
+	child = childOf(n.id, child)
+	for dir := child; dir != "." && dir != "/"; dir = filepath.Dir(dir) {
 		n.parents[dir] = true
 	}
 	return filepath.Join(cgroupOf(n.id), child)

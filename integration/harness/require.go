@@ -47,6 +47,9 @@ var findTools = sync.OnceValues(func() (*Tools, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the integration tests start containers and need root")
 	}
+	if err := checkDriver(); err != nil {
+		return nil, err
+	}
 	repo, err := Repo()
 	if err != nil {
 		return nil, err

@@ -93,6 +93,7 @@ func reap(dir, id string) error {
 	return errors.Join(
 		killAll(dir, id),
 		unmountAll(dir),
+		stopSlice(id),
 		removeCgroups(id),
 		removeBridge(id),
 	)
