@@ -111,7 +111,7 @@ soak: deps build ## restore SOAK_N (1000) times, eight at a time; prints what co
 	$(ENV) SOAK_N=$(SOAK_N) $(GO) test -count=1 -v -timeout 4h -run '^TestSoak$$' ./integration
 
 race: deps build build-stock ## run the integration tests against a containerd with the race detector; TEST=REGEXP chooses (root)
-	mkdir -p bin/race && cp bin/ctr bin/crictl bin/runc bin/restore-pages bin/containerd-shim-runc-v2 bin/containerd-stock bin/checkpointctl \
+	mkdir -p bin/race && cp bin/ctr bin/crictl bin/runc bin/restore-pages bin/restore-guard bin/containerd-shim-runc-v2 bin/containerd-stock bin/checkpointctl \
 		bin/checkpoint-image bin/podman-archive bin/race/
 	$(GOBUILD)race/containerd -race -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/containerd
 	CRI_RESTORE_BIN=$(CURDIR)/bin/race $(GOTEST) -count=1 -timeout 3h -run '$(TEST)' ./integration

@@ -42,7 +42,7 @@ func TestInstall(t *testing.T) {
 	if err != nil || !strings.Contains(string(list), "ExecStart=/opt/cri-restore/bin/containerd\n") {
 		t.Errorf("the unit's drop-in: %v: %s", err, list)
 	}
-	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc", "restore-pages"} {
+	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc", "restore-guard", "restore-pages"} {
 		if !bytes.Equal(content(t, filepath.Join(tools.Bin, name)), content(t, filepath.Join(installed, "bin", name))) {
 			t.Errorf("%s is not the one that was built", name)
 		}

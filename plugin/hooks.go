@@ -20,6 +20,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/ability"
 	"github.com/cri-restore/cri-restore/internal/cri"
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/guard"
 	"github.com/cri-restore/cri-restore/internal/hook"
 )
 
@@ -110,6 +111,12 @@ func supported(ic *plugin.InitContext) error {
 	defer cancel()
 	version, err := criu.CheckVersion(ctx, binary)
 	if err != nil {
+		return skip(err)
+	}
+	if err := guard.Supported(); err != nil {
+		return skip(err)
+	}
+	if ic.Meta.Exports["guard_path"], err = findProgram(guard.Program); err != nil {
 		return skip(err)
 	}
 	ic.Meta.Exports["criu_path"] = binary

@@ -168,6 +168,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 		Logs:        restore.LogKeeper{Dir: s.failedLogs, Max: config.FailedLogs},
 		Limits:      s.limits,
 		CRIUConfig:  config.CRIUConfig,
+		Guard:       ic.Meta.Exports["guard_path"],
 		Pages:       pages,
 		Runc:        &runc.Binaries{Path: shimPath(ic)},
 		Turns:       turn.New(config.MaxConcurrentRestores),

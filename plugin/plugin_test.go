@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
+
+	"github.com/cri-restore/cri-restore/internal/guard"
 )
 
 const uri = "io.containerd.cri.v1.restore"
@@ -88,6 +90,7 @@ func TestInitRefusesOrSkips(t *testing.T) {
 		"no shim":              {nil, nil, true, nil, []string{shim}},
 		"no CRIU":              {nil, map[string]string{shim: ""}, true, errdefs.IsNotFound, []string{"criu", "install"}},
 		"old CRIU":             {nil, map[string]string{shim: "", "criu": `echo "Version: 3.17.1"`}, true, errdefs.IsFailedPrecondition, []string{"3.17.1", "4.1"}},
+		"no guard":             {nil, map[string]string{shim: "", "criu": `echo "Version: 4.2.1"`}, true, nil, []string{guard.Program, "install it beside containerd"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -122,7 +125,7 @@ func TestInitRefusesOrSkips(t *testing.T) {
 
 func TestSupported(t *testing.T) {
 	dir := t.TempDir()
-	for program, script := range map[string]string{shim: "", "criu": `[ "$1" = check ] || echo "Version: 4.2.1"`} {
+	for program, script := range map[string]string{shim: "", guard.Program: "", "criu": `[ "$1" = check ] || echo "Version: 4.2.1"`} {
 		if err := os.WriteFile(filepath.Join(dir, program), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +135,7 @@ func TestSupported(t *testing.T) {
 	if err := supported(ic); err != nil {
 		t.Fatal(err)
 	}
-	if ic.Meta.Exports["criu_path"] != filepath.Join(dir, "criu") || ic.Meta.Exports["criu_version"] != "4.2.1" {
+	if ic.Meta.Exports["guard_path"] != filepath.Join(dir, guard.Program) || ic.Meta.Exports["criu_path"] != filepath.Join(dir, "criu") || ic.Meta.Exports["criu_version"] != "4.2.1" {
 		t.Errorf("exports %v", ic.Meta.Exports)
 	}
 }

@@ -36,6 +36,9 @@ func (d Dirs) Config(id string) string { return filepath.Join(d.Root, id, "criu.
 // Cgroups is where CRIU finds the hierarchy of cgroup v2, for this restore and for later checkpoints of the container.
 func (d Dirs) Cgroups(id string) string { return filepath.Join(d.Root, id, "cgroups") }
 
+// Guard is where restore-guard finds what it has to know of a restore, and says what it has seen.
+func (d Dirs) Guard(id string) string { return filepath.Join(d.Root, id, "guard") }
+
 // Replaced is where the images are that CRIU reads in the place of the checkpoint's.
 func (d Dirs) Replaced(id string) string { return filepath.Join(d.Root, id, "images") }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -23,10 +22,6 @@ type Pages struct {
 	// Able says whether the kernel has what they need.
 	Able *ability.Ability
 }
-
-// optionLazy makes CRIU register missing memory with a page server. It is in the file only while
-// CRIU restores: with it a later checkpoint of the container would wait for somebody to fetch the pages.
-const optionLazy = "lazy-pages\n"
 
 // Serve starts the page server of a lazy restore and tells CRIU of it. The returned server is nil where the restore is
 // to be eager.
@@ -48,34 +43,9 @@ func (s *Store) Serve(ctx context.Context, id string, r *Record) (*pageserver.Se
 	return server, nil
 }
 
-// Served takes the page server out of CRIU's configuration again.
-func (s *Store) Served(r *Record) error { return s.setLazy(r, false) }
-
-// setLazy writes the option into the container's CRIU configuration, or removes it.
+// setLazy makes CRIU register missing memory with a page server, or not.
 func (s *Store) setLazy(r *Record, on bool) error {
-	file := s.Dirs.Config(r.ID)
-	content, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) && !on {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("CRIU configuration of restore %s: %w", r.ID, err)
-	}
-	want := strings.TrimSuffix(string(content), optionLazy)
-	if on {
-		want += optionLazy
-	}
-	if want == string(content) {
-		return nil
-	}
-	// Whole or not at all: it says more than this.
-	if err = os.WriteFile(file+".new", []byte(want), 0o600); err == nil {
-		err = os.Rename(file+".new", file)
-	}
-	if err != nil {
-		return fmt.Errorf("CRIU configuration of restore %s: %w", r.ID, err)
-	}
-	return nil
+	return s.configure(r, func(o *passing) { o.lazy = on })
 }
 
 // Drain records that the processes run and their memory is arriving.

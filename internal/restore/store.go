@@ -47,6 +47,8 @@ type Store struct {
 	Turns *turn.Queue
 	// Runc are the node's runc binaries, nil for any.
 	Runc *runc.Binaries
+	// Guard is the path of the program restore-guard.
+	Guard string
 	// Pages are the programs for lazy restores, nil on a node that cannot do them.
 	Pages *Pages
 
@@ -157,7 +159,7 @@ func (s *Store) End(ctx context.Context, id string) error {
 func (s *Store) release(ctx context.Context, r *Record) error {
 	// Before what it serves from is removed.
 	errs := []error{pageserver.Stop(ctx, s.Dirs.Work(r.ID))}
-	for _, dir := range []string{filepath.Join(s.Dirs.State, r.ID), s.Dirs.Archive(r.ID), s.Dirs.Work(r.ID), s.Dirs.Replaced(r.ID)} {
+	for _, dir := range []string{filepath.Join(s.Dirs.State, r.ID), s.Dirs.Archive(r.ID), s.Dirs.Work(r.ID), s.Dirs.Replaced(r.ID), s.Dirs.Guard(r.ID)} {
 		errs = append(errs, removeAll(dir))
 	}
 	return errors.Join(append(errs, s.removeView(ctx, r))...)

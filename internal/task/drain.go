@@ -45,9 +45,6 @@ func (b *binding) drain(ctx context.Context, id string, rec *restore.Record, pid
 		l.WithError(err).Warn("failed to record a lazy restore")
 	}
 	rec.Draining = true
-	if err := b.restores.Served(rec); err != nil {
-		l.WithError(err).Warn("the container cannot be checkpointed: its CRIU configuration asks for a page server")
-	}
 	if err := join(int(pid), server.PID()); err != nil {
 		l.WithError(err).Warn("the page server is not in the container's cgroup")
 	}
@@ -63,9 +60,6 @@ func (b *binding) resume(ctx context.Context, id string, rec *restore.Record) er
 			return err
 		}
 		rec.Draining = true
-	}
-	if err := b.restores.Served(rec); err != nil {
-		return err
 	}
 	server, err := b.restores.Server(rec)
 	if errdefs.IsNotFound(err) {

@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -40,6 +41,8 @@ type fakeTasks struct {
 	metrics func(*api.MetricsRequest) (*api.MetricsResponse, error)
 	tasks   map[string]*tasktypes.Process
 	pids    map[string][]uint32
+	// root is the directory of the restores, in which a start that succeeds leaves what the guard says: nothing if it is "".
+	root, verdict string
 
 	mu    sync.Mutex
 	calls []string
@@ -66,7 +69,15 @@ func (f *fakeTasks) Create(_ context.Context, r *api.CreateTaskRequest, _ ...grp
 
 func (f *fakeTasks) Start(ctx context.Context, r *api.StartRequest, _ ...grpc.CallOption) (*api.StartResponse, error) {
 	f.called("start " + r.ContainerID)
-	return f.start(ctx, r)
+	resp, err := f.start(ctx, r)
+	if armed, _ := filepath.Glob(filepath.Join(f.root, "*", "guard")); err == nil && f.verdict != "" {
+		for _, dir := range armed {
+			if err := os.WriteFile(filepath.Join(dir, "verdict.json"), []byte(f.verdict), 0o600); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return resp, err
 }
 
 func (f *fakeTasks) Delete(_ context.Context, r *api.DeleteTaskRequest, _ ...grpc.CallOption) (*api.DeleteResponse, error) {
@@ -145,8 +156,10 @@ func newWorld(t *testing.T) *world {
 			Bundles:     filepath.Join(root, "bundles"),
 			Logs:        restore.LogKeeper{Dir: filepath.Join(root, "failed"), Max: 5},
 			Limits:      checkpoint.DefaultLimits(),
+			Guard:       "/bin/true",
 		},
 	}
+	w.inner.root, w.inner.verdict = w.store.Dirs.Root, `{"released":true}`
 	w.tasks = New(w.inner)
 	return w
 }
@@ -186,6 +199,8 @@ func (w *world) restored(id string, options *anypb.Any) *restore.Record {
 		check(w.t, errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(content), 0o600)))
 	}
 	check(w.t, w.store.Dirs.Make(r.ID))
+	_, err := w.store.WriteConfig(r, &specs.Spec{Linux: &specs.Linux{}})
+	check(w.t, err)
 	return r
 }
 

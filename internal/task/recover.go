@@ -49,8 +49,8 @@ func (t *Tasks) recoverOne(ctx context.Context, b *binding, id string) error {
 	}
 	if resp.Process.Status != tasktypes.Status_CREATED {
 		b.cgroups.watch(ctx, id, resp.Process.Pid)
-		if rec.Lazy && !rec.Ended {
-			return b.resume(ctx, id, rec)
+		if !rec.Ended && rec.ID != "" {
+			return t.finish(ctx, b, id, rec)
 		}
 		return nil
 	}
@@ -59,6 +59,24 @@ func (t *Tasks) recoverOne(ctx context.Context, b *binding, id string) error {
 		return err // with the task its directories are deleted, in which something may still be mounted
 	}
 	return t.discard(ctx, id)
+}
+
+// finish does for a restore that was done while no containerd waited for it what its start would have done.
+func (t *Tasks) finish(ctx context.Context, b *binding, id string, rec *restore.Record) error {
+	if !rec.Draining {
+		err := b.restores.Verdict(rec)
+		if err != nil && b.restores.Armed(rec) {
+			log.G(ctx).WithError(err).WithField("container", id).Error("a container that was restored must not run, it is killed")
+			return errors.Join(t.killAll(ctx, id), b.restores.Restored(rec))
+		}
+	}
+	if err := b.restores.Restored(rec); err != nil {
+		return err
+	}
+	if !rec.Lazy {
+		return nil
+	}
+	return b.resume(ctx, id, rec)
 }
 
 func (t *Tasks) discard(ctx context.Context, id string) error {

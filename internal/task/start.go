@@ -71,15 +71,25 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 	)
 	// A panic is a restore that failed, also one after the processes have begun to run: the CRI plugin takes them for dead.
 	err = recovery.Do(ctx, "restore", func() (err error) {
+		if err := b.restores.Arm(r.ContainerID, rec); err != nil {
+			return errgrpc.ToGRPC(err)
+		}
 		server = b.serve(ctx, r.ContainerID, rec)
 		began := time.Now()
 		err = rec.Times.Do(ctx, phase.CRIU, func(ctx context.Context) (err error) {
 			resp, err = t.startOrKill(ctx, r, opts...)
 			return err
 		})
+		if err == nil {
+			// Nothing was known of the processes before. If they must not run they are killed like those of any other restore that fails.
+			err = errgrpc.ToGRPC(b.restores.Verdict(rec))
+		}
 		starts.WithValues(status.Code(err).String()).UpdateSince(began)
 		if err != nil {
 			return err
+		}
+		if err := b.restores.Restored(rec); err != nil {
+			log.G(ctx).WithError(err).WithField("container", r.ContainerID).Warn("the container cannot be checkpointed: its CRIU configuration is that of its restore")
 		}
 		b.cgroups.watch(ctx, r.ContainerID, resp.GetPid())
 		b.restored(ctx, r.ContainerID, rec, server != nil)

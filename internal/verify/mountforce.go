@@ -7,7 +7,11 @@ import (
 )
 
 // force writes what the spec says into the entries. Those that nothing explains are refused; they stay
-// as they are.
+// as they are, but for links.
+//
+// CRIU makes nothing in a read-only root file system or volume, not even for a moment: it makes a mount writable for a deleted
+// file, but not where the file system itself is said to be read-only (mount.c, try_remount_writable), which it looks at for nothing else
+// in a bind mount.
 func (v *verifier) force(tree *mountTree) {
 	for _, m := range append([]*mount{tree.root}, tree.mounts...) {
 		if m.kind <= unexplained {
@@ -28,10 +32,10 @@ func (v *verifier) force(tree *mountTree) {
 			if v.spec.Root.Readonly {
 				flags |= unix.MS_RDONLY
 			}
-			m.set(mnt.Fstype_UNSUPPORTED, "/", "rootfs", "", flags|times, 0)
+			m.set(mnt.Fstype_UNSUPPORTED, "/", "rootfs", "", flags|times, flags&unix.MS_RDONLY)
 			m.share(m.GetSharedId() != 0 && v.sharedRoot(), false)
 		case volume:
-			m.set(mnt.Fstype_UNSUPPORTED, "/", "volume", "", m.want.flags|times, 0)
+			m.set(mnt.Fstype_UNSUPPORTED, "/", "volume", "", m.want.flags|times, m.want.flags&unix.MS_RDONLY)
 			m.ExtKey = m.Mountpoint
 			m.share(m.GetSharedId() != 0 && (m.want.shared || v.sharedRoot()), m.want.slave)
 			if m.want.unbindable {
@@ -59,7 +63,18 @@ func (v *verifier) force(tree *mountTree) {
 			m.share(false, false)
 		}
 	}
+	for _, m := range append([]*mount{tree.root}, tree.mounts...) {
+		m.followNoLinks()
+	}
 	tree.number()
+}
+
+// followNoLinks keeps CRIU, which resolves paths as root, from following any link in a mount, whatever is or will be in it. CRIU's own
+// files in /proc are links. The flag is taken back before a process runs (internal/guard).
+func (m *mount) followNoLinks() {
+	if mnt.Fstype(m.GetFstype()) != mnt.Fstype_PROC {
+		m.Flags = proto.Uint32(m.GetFlags() | unix.MS_NOSYMFOLLOW)
+	}
 }
 
 func (m *mount) set(fstype mnt.Fstype, root, source, options string, flags, super uint32) {

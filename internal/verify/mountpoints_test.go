@@ -156,8 +156,11 @@ func TestMountsOfAContainer(t *testing.T) {
 	for _, was := range criutest.Mounts() {
 		p, is := was.GetMountpoint(), out[was.GetMountpoint()]
 		if is.GetMntId() != was.GetMntId() || is.GetParentMntId() != was.GetParentMntId() || is.GetExtKey() != was.GetExtKey() ||
-			is.GetFlags() != was.GetFlags() || is.GetSbFlags() != was.GetSbFlags() {
+			is.GetFlags()&^unix.MS_NOSYMFOLLOW != was.GetFlags() || is.GetSbFlags() != was.GetSbFlags()|was.GetFlags()&madeReadonly(p) {
 			t.Errorf("an honest mount was changed:\n from %v\n to %v", was, is)
+		}
+		if links := is.GetFlags()&unix.MS_NOSYMFOLLOW == 0; links != (p == "/proc") {
+			t.Errorf("CRIU would follow links in %s: %t", p, links)
 		}
 		if o, ok := devices[is.GetRootDev()]; ok {
 			t.Errorf("%s and %s have one device: CRIU would make one from the other", p, o)
@@ -167,6 +170,14 @@ func TestMountsOfAContainer(t *testing.T) {
 			t.Errorf("a path of another node is left: %v", is)
 		}
 	}
+}
+
+// madeReadonly is the flag of the file system in the volumes, of which CRIU is not to make one writable, not even for a moment.
+func madeReadonly(p string) uint32 {
+	if p == "/" || p == "/secret" || p == "/sys/fs/cgroup/memory" {
+		return unix.MS_RDONLY
+	}
+	return 0
 }
 
 // What the spec says comes true, whatever the image has.
@@ -208,14 +219,17 @@ func TestMountsAreForced(t *testing.T) {
 		"/secret":               {unix.MS_RDONLY, mnt.Fstype_UNSUPPORTED, "volume", ""},
 	} {
 		m := out[p]
+		if p != "/proc" {
+			want.flags |= unix.MS_NOSYMFOLLOW
+		}
 		if m.GetFlags() != want.flags|unix.MS_RELATIME || m.GetFstype() != uint32(want.fstype) || m.GetSource() != want.source || m.GetOptions() != want.options || m.GetRoot() != "/" {
 			t.Errorf("%s is %v, want %+v", p, m, want)
 		}
 		if m.GetSharedId() != 0 || m.GetMasterId() != 0 || m.GetDeleted() || m.GetSbFlags()&^unix.MS_RDONLY != 0 {
 			t.Errorf("%s is shared, or made: %v", p, m)
 		}
-		if ro := m.GetSbFlags()&unix.MS_RDONLY != 0; ro && p != "/sys" {
-			t.Errorf("the file system at %s is read-only", p)
+		if ro := m.GetSbFlags()&unix.MS_RDONLY != 0; ro != (p == "/sys" || madeReadonly(p) != 0) {
+			t.Errorf("the file system at %s is read-only: %t", p, ro)
 		}
 	}
 }
@@ -268,7 +282,7 @@ func TestMountsSourceFlags(t *testing.T) {
 			spec.Mounts[i].Options = []string{"rbind"}
 		}
 	}
-	if m := wantMounts(t, criutest.Mounts(), spec)["/data"]; m.GetFlags() != unix.MS_RDONLY|unix.MS_NOEXEC|unix.MS_RELATIME {
+	if m := wantMounts(t, criutest.Mounts(), spec)["/data"]; m.GetFlags() != unix.MS_RDONLY|unix.MS_NOEXEC|unix.MS_RELATIME|unix.MS_NOSYMFOLLOW {
 		t.Errorf("flags %#x", m.GetFlags())
 	}
 }
@@ -293,7 +307,7 @@ func TestMountsTerminal(t *testing.T) {
 				t.Errorf("terminal %s, allowed %t: %v", root, want, v.report.Err())
 			} else if ok {
 				pts, m := out["/dev/pts"], out["/dev/console"]
-				if m.GetRootDev() != pts.GetRootDev() || m.GetOptions() != pts.GetOptions() || m.GetFlags() != unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_RELATIME {
+				if m.GetRootDev() != pts.GetRootDev() || m.GetOptions() != pts.GetOptions() || m.GetFlags() != unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_RELATIME|unix.MS_NOSYMFOLLOW {
 					t.Errorf("console %v", m)
 				}
 			}
@@ -346,7 +360,7 @@ func TestMountsCgroup2(t *testing.T) {
 	if err != nil || v.report.Total != 0 {
 		t.Fatal(err, v.report.Err())
 	}
-	const want = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RELATIME
+	const want = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RELATIME | unix.MS_NOSYMFOLLOW
 	if m := out["/sys/fs/cgroup"]; m.GetFlags() != want || m.GetOptions() != "" || m.GetRoot() != "/" {
 		t.Errorf("%v", m)
 	}

@@ -1,0 +1,99 @@
+package guard
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+)
+
+// Program is the name of the program, which is installed beside containerd.
+const Program = "restore-guard"
+
+// The files in a restore's directory.
+const (
+	scriptFile  = Program // a link to the program: its directory is how the program finds the others
+	factsFile   = "facts.json"
+	verdictFile = "verdict.json"
+)
+
+// factsVersion is raised when program and plugin of two versions no longer understand each other.
+const factsVersion = 1
+
+// Facts are what the guard has to know of a restore.
+type Facts struct {
+	// Version is that of this form.
+	Version int `json:"version"`
+	// Container is the ID of the container.
+	Container string `json:"container"`
+	// Bundle is the directory with the OCI bundle that the runtime is given.
+	Bundle string `json:"bundle"`
+	// Cgroups are the cgroups of containerd, as in /proc/self/cgroup.
+	Cgroups string `json:"cgroups"`
+}
+
+// Arm makes a restore's directory for the guard, and takes away what an earlier try of the same restore has left there. program is
+// the path of restore-guard. It returns the path that CRIU is to execute.
+func Arm(dir, program string, f Facts) (script string, err error) {
+	if err := os.RemoveAll(dir); err != nil {
+		return "", fmt.Errorf("guard of the restore: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", fmt.Errorf("guard of the restore: %w", err)
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", fmt.Errorf("guard of the restore: cgroups of this process: %w", err)
+	}
+	f.Version, f.Cgroups = factsVersion, string(own)
+	if err := write(filepath.Join(dir, factsFile), f); err != nil {
+		return "", fmt.Errorf("guard of the restore: %w", err)
+	}
+	script = filepath.Join(dir, scriptFile)
+	if err := os.Symlink(program, script); err != nil {
+		return "", fmt.Errorf("guard of the restore: %w", err)
+	}
+	return script, nil
+}
+
+func loadFacts(dir string) (*Facts, error) {
+	var f Facts
+	if err := read(filepath.Join(dir, factsFile), &f); err != nil {
+		return nil, err
+	}
+	if f.Version != factsVersion {
+		return nil, fmt.Errorf("%s is of version %d and containerd's plugin of version %d: install both of the same build: %w",
+			Program, factsVersion, f.Version, errdefs.ErrFailedPrecondition)
+	}
+	return &f, nil
+}
+
+// write writes a file whole or not at all.
+func write(name string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(name+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}
+
+func read(name string, v any) error {
+	data, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s: %w: %w", name, err, errdefs.ErrDataLoss)
+	}
+	return nil
+}
