@@ -153,11 +153,45 @@ func TestPlace(t *testing.T) {
 		if err := os.WriteFile(from, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := Place(from, to); !want(err) {
+		if err := Place(t.Context(), from, to); !want(err) {
 			t.Errorf("%v", err)
 		}
 	}
-	if err := Place(from, filepath.Join(dir, "absent", "to")); !errors.Is(err, fs.ErrNotExist) {
+	if err := Place(t.Context(), from, filepath.Join(dir, "absent", "to")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)
+	}
+}
+
+// endsAt is a context that ends when it is asked for the nth time.
+type endsAt struct {
+	context.Context
+	left int
+}
+
+func (c *endsAt) Err() error {
+	if c.left--; c.left < 0 {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// A deadline that ends while the archive is placed leaves no archive, or is not noticed.
+func TestPlaceAtTheDeadline(t *testing.T) {
+	outcomes := map[bool]int{}
+	for n := range 4 {
+		dir := t.TempDir()
+		from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+		if err := os.WriteFile(from, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := Place(&endsAt{t.Context(), n}, from, to)
+		_, serr := os.Stat(to)
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) || (err == nil) != (serr == nil) {
+			t.Errorf("at %d: %v, and the archive: %v", n, err, serr)
+		}
+		outcomes[err == nil]++
+	}
+	if outcomes[true] == 0 || outcomes[false] < 2 {
+		t.Errorf("outcomes %v: the context is not asked before and after", outcomes)
 	}
 }

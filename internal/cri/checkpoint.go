@@ -96,6 +96,11 @@ func (s *Runtime) target(ctx context.Context, location string, c *containers.Con
 	if !filepath.IsAbs(location) || strings.HasSuffix(location, "/") {
 		return nil, fmt.Errorf("location %q: neither the absolute path of an archive nor %sNAME: %w", location, policy.ImageLocation, errdefs.ErrInvalidArgument)
 	}
+	if name := filepath.Base(location); len(name) > unix.NAME_MAX {
+		// Otherwise it would be found out when the archive is there, after the freeze.
+		return nil, fmt.Errorf("location %q: its file name has %d bytes, more than the %d that a name may have: choose a shorter one: %w",
+			location, len(name), unix.NAME_MAX, errdefs.ErrInvalidArgument)
+	}
 	if _, err := os.Lstat(location); err == nil {
 		return nil, fmt.Errorf("checkpoint archive %q exists: remove it, or choose another name: %w", location, errdefs.ErrAlreadyExists)
 	}

@@ -45,5 +45,5 @@ func (t *archiveTarget) finish(ctx context.Context, d *dump.Dump, dir string) (e
 	if err != nil {
 		return err
 	}
-	return checkpoint.Place(file, t.file)
+	return checkpoint.Place(ctx, file, t.file)
 }

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -99,7 +100,26 @@ func (t *imageTarget) finish(ctx context.Context, _ *dump.Dump, dir string) erro
 		}
 		return fmt.Errorf("store checkpoint image %s: %w", t.name, err)
 	}
-	return image.Await(ctx, client.ContentStore(), t.runtime.imageStatus, desc)
+	err = image.Await(ctx, client.ContentStore(), t.runtime.imageStatus, desc)
+	if ctx.Err() != nil {
+		// Whoever has asked does not know of it.
+		return errors.Join(ctx.Err(), t.withdraw(ctx))
+	}
+	return err
+}
+
+// withdraw removes an image that was just created, whether CRI has taken it up or not.
+func (t *imageTarget) withdraw(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	_, err := t.runtime.images.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: t.name}})
+	if derr := t.runtime.node.Client.ImageService().Delete(ctx, t.name); derr != nil && !errdefs.IsNotFound(derr) {
+		err = errors.Join(err, derr)
+	}
+	if err != nil {
+		return fmt.Errorf("remove checkpoint image %s again: %w", t.name, err)
+	}
+	return nil
 }
 
 // imageStatus asks containerd's CRI service, in this process.

@@ -84,8 +84,11 @@ func openLog(name string) (*containerLog, error) {
 	if name == "" || errors.Is(err, fs.ErrNotExist) {
 		return &containerLog{}, nil
 	}
+	if errors.Is(err, unix.ELOOP) {
+		err = fmt.Errorf("%s is a symbolic link, which is not followed: %w", name, errdefs.ErrFailedPrecondition)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("container log: %w", err)
+		return nil, fmt.Errorf("container log: %w: put the log's own file there, or remove what is there to checkpoint without a log", err)
 	}
 	return &containerLog{f: f, size: size}, nil
 }
