@@ -72,7 +72,7 @@ func BenchmarkVerify(b *testing.B) {
 		processes = len(all)
 		_ = images.Close()
 		began = time.Now()
-		if _, err := restore.Digest(dir); err != nil {
+		if _, err := restore.Digest(b.Context(), dir); err != nil {
 			b.Fatal(err)
 		}
 		digested = append(digested, time.Since(began))

@@ -40,6 +40,8 @@ type Config struct {
 	// than its pod was granted: "strict" refuses it, "audit" restores it, and logs and counts what strict
 	// would refuse. Default "strict".
 	Verification string `toml:"verification" json:"verification"`
+	// VerificationTimeout bounds the verification of a checkpoint, which ends with the request in any case. Default "10s".
+	VerificationTimeout string `toml:"verification_timeout" json:"verificationTimeout"`
 	// TCPConnections is what becomes of TCP connections that were established: "refuse" the
 	// checkpoint, "close" them, or "restore" them with their addresses. Default "refuse".
 	TCPConnections string `toml:"tcp_connections" json:"tcpConnections"`
@@ -92,6 +94,7 @@ func DefaultConfig() Config {
 		AllowedNamespaces:     []string{"*"},
 		PullBaseImages:        true,
 		Verification:          strict,
+		VerificationTimeout:   "10s",
 		TCPConnections:        string(policy.RefuseTCP),
 		LazyPages:             string(policy.LazyAuto),
 		PodAnnotations:        []string{},
@@ -117,6 +120,7 @@ type settings struct {
 	policy      *policy.Policy
 	limits      checkpoint.Limits
 	pullTimeout time.Duration
+	verifying   time.Duration
 	failedLogs  string
 }
 
@@ -134,6 +138,9 @@ func (c *Config) validate(root string) (*settings, error) {
 	}
 	if c.Verification != strict && c.Verification != audit {
 		errs = append(errs, fmt.Errorf("verification: %q is none of %q, %q", c.Verification, strict, audit))
+	}
+	if s.verifying, err = time.ParseDuration(c.VerificationTimeout); err != nil || s.verifying <= 0 {
+		errs = append(errs, fmt.Errorf("verification_timeout: %q is no positive duration such as \"10s\"", c.VerificationTimeout))
 	}
 	if s.pullTimeout, err = time.ParseDuration(c.BaseImagePullTimeout); err != nil || s.pullTimeout <= 0 {
 		errs = append(errs, fmt.Errorf("base_image_pull_timeout: %q is no positive duration such as \"30m\"", c.BaseImagePullTimeout))

@@ -103,6 +103,7 @@ func TestConfigurationPageErrors(t *testing.T) {
 	for key, change := range map[string]func(*Config){
 		"allowed_images":          func(c *Config) { c.AllowedImages = []string{"a/**/b"} },
 		"verification":            func(c *Config) { c.Verification = "off" },
+		"verification_timeout":    func(c *Config) { c.VerificationTimeout = "0s" },
 		"checkpoint_compression":  func(c *Config) { c.CheckpointCompression = "gzip" },
 		"tcp_connections":         func(c *Config) { c.TCPConnections = "keep" },
 		"lazy_pages":              func(c *Config) { c.LazyPages = "yes" },

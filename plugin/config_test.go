@@ -60,6 +60,7 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		"enable": nil, "allow_archives": nil, "pull_base_images": nil, "allow_checkpoint_images": nil, "max_concurrent_restores": nil, // every value is good
 		"verification":            {func(c *Config) { c.Verification = "" }, func(c *Config) { c.Verification = "off" }},
 		"tcp_connections":         {func(c *Config) { c.TCPConnections = "keep" }},
+		"verification_timeout":    {func(c *Config) { c.VerificationTimeout = "" }, func(c *Config) { c.VerificationTimeout = "10" }, func(c *Config) { c.VerificationTimeout = "-1s" }},
 		"checkpoint_compression":  {func(c *Config) { c.CheckpointCompression = "gzip" }},
 		"lazy_pages":              {func(c *Config) { c.LazyPages = "yes" }},
 		"pod_annotations":         {func(c *Config) { c.PodAnnotations = []string{"lazy"} }},

@@ -47,6 +47,8 @@ type Node struct {
 	NeverPull bool
 	// RegistryDirs returns the directories with the node's registry configuration, separated as in PATH.
 	RegistryDirs func() string
+	// VerificationTimeout is what the verification of a checkpoint may take, 0 for as long as its request does.
+	VerificationTimeout time.Duration
 	// Audit makes verification log and count what it would refuse.
 	Audit bool
 

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -39,12 +40,12 @@ func (s *Store) WriteReplaced(r *Record, images map[string][]byte) error {
 // coverImages mounts the replaced images over those in the directory that CRIU will read,
 // after it has made sure that these are the ones that were verified. What a try before a restart of containerd has
 // mounted there goes first.
-func (s *Store) coverImages(r *Record, images string) error {
+func (s *Store) coverImages(ctx context.Context, r *Record, images string) error {
 	if err := detachBelow(images); err != nil {
 		return fmt.Errorf("CRIU images of restore %s: %w", r.ID, err)
 	}
 	if r.ImagesDigest != "" {
-		now, err := Digest(images)
+		now, err := Digest(ctx, images)
 		if err != nil {
 			return err
 		}
@@ -71,7 +72,7 @@ func (s *Store) coverImages(r *Record, images string) error {
 // Digest returns a digest of the CRIU images in a directory: of the names, sizes and contents of all
 // files, except that of pages there is no more than name and size. Pages grant
 // nothing and may be many GiB.
-func Digest(dir string) (digest.Digest, error) {
+func Digest(ctx context.Context, dir string) (digest.Digest, error) {
 	images, err := criu.OpenImages(dir)
 	if err != nil {
 		return "", err
@@ -88,7 +89,7 @@ func Digest(dir string) (digest.Digest, error) {
 		if err != nil {
 			return "", err
 		}
-		n, err := io.Copy(sum, io.LimitReader(f, size+1))
+		n, err := io.Copy(sum, &contextReader{ctx: ctx, r: io.LimitReader(f, size+1)})
 		f.Close()
 		if err != nil {
 			return "", fmt.Errorf("CRIU image %s: %w", name, err)

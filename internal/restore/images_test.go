@@ -26,7 +26,7 @@ func TestCoverImages(t *testing.T) {
 	dir := t.TempDir()
 	t.Cleanup(func() { _ = detachBelow(dir) })
 	writeFiles(t, dir, map[string]string{"core-1.img": "theirs", "mm-1.img": "same", "pages-1.img": "page"})
-	d, err := Digest(dir)
+	d, err := Digest(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestCoverImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := s.coverImages(r, dir); err != nil {
+		if err := s.coverImages(t.Context(), r, dir); err != nil {
 			t.Fatal(err)
 		}
 		for name, want := range map[string]string{"core-1.img": "ours", "mm-1.img": "same"} {
@@ -51,7 +51,7 @@ func TestCoverImages(t *testing.T) {
 		t.Run("changed "+name, func(t *testing.T) {
 			was, werr := os.ReadFile(filepath.Join(dir, name))
 			writeFiles(t, dir, map[string]string{name: content})
-			err := s.coverImages(r, dir)
+			err := s.coverImages(t.Context(), r, dir)
 			if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "changed") {
 				t.Errorf("error %v, want failed precondition", err)
 			}
@@ -62,7 +62,7 @@ func TestCoverImages(t *testing.T) {
 			}
 		})
 	}
-	if err := s.coverImages(r, dir); err != nil {
+	if err := s.coverImages(t.Context(), r, dir); err != nil {
 		t.Errorf("after all is as it was: %v", err)
 	}
 }
@@ -80,7 +80,7 @@ func TestDigest(t *testing.T) {
 	sum := func(files map[string]string) string {
 		dir := t.TempDir()
 		writeFiles(t, dir, files)
-		d, err := Digest(dir)
+		d, err := Digest(t.Context(), dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func TestDigest(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "a.img")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Digest(dir); !errdefs.IsInvalidArgument(err) {
+	if _, err := Digest(t.Context(), dir); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a link: %v", err)
 	}
 }

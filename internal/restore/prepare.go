@@ -45,7 +45,7 @@ func (s *Store) Prepare(ctx context.Context, r *Record) (images, work string, er
 		return "", "", fmt.Errorf("checkpoint %s: %w", r.Image, err)
 	}
 	images = c.ImagesDir()
-	if err := errors.Join(s.coverImages(r, images), c.Close()); err != nil {
+	if err := errors.Join(s.coverImages(ctx, r, images), c.Close()); err != nil {
 		return "", "", err
 	}
 	return images, s.Dirs.Work(r.ID), nil

@@ -53,7 +53,11 @@ func (v *verifier) after(root *place.Mount) error {
 	}
 	c := &container{openFiles: o, table: table, places: map[*openFile]place.Place{}}
 	for _, check := range []func() error{c.paths, c.deadProcesses, c.deleted, c.sockets, c.ttys, c.mapped, c.access} {
-		if err := check(); err != nil {
+		err := check()
+		if err == nil {
+			err = v.ended()
+		}
+		if err != nil {
 			return v.report.unless(err)
 		}
 	}

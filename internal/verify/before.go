@@ -36,7 +36,10 @@ func Before(ctx context.Context, s Subject) (*Report, error) {
 		(*verifier).openFiles,
 		(*verifier).memory,
 	} {
-		if err = check(v); err != nil {
+		if err = check(v); err == nil {
+			err = v.ended()
+		}
+		if err != nil {
 			break
 		}
 	}

@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"context"
 	"fmt"
 	"runtime"
 	"slices"
@@ -72,7 +71,7 @@ func (v *verifier) seccomp() error {
 	}
 	s := &seccompCheck{v: v, profile: profile, filters: list}
 	if profile != nil {
-		s.comparison = seccomp.NewComparison(context.TODO(), profile)
+		s.comparison = seccomp.NewComparison(v.ctx, profile)
 	}
 	for _, p := range v.processes {
 		if err := s.process(threads(p)); err != nil {
