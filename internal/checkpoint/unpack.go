@@ -65,7 +65,7 @@ func unpackOnly(ctx context.Context, archive string, dst string, l Limits, only 
 		return err
 	}
 	defer s.Close()
-	u := unpacker{root: root, limits: l, only: only, seen: make(map[[sha256.Size]byte]struct{})}
+	u := unpacker{stream: s, root: root, limits: l, only: only, seen: make(map[[sha256.Size]byte]struct{})}
 	if err := u.unpack(s); err != nil {
 		return s.explain(err)
 	}
@@ -154,6 +154,7 @@ func empty(root *os.Root) error {
 
 // unpacker writes the entries of one archive.
 type unpacker struct {
+	stream  *stream
 	root    *os.Root
 	limits  Limits
 	plain   *plain                         // of an archive that is not compressed, else nil
@@ -282,8 +283,7 @@ func (u *unpacker) write(name string, hdr *tar.Header, content io.Reader) (retEr
 			return err
 		}
 	}
-	_, err = io.CopyN(f, content, hdr.Size)
-	return err
+	return u.copy(f, hdr.Size, content)
 }
 
 func kindOf(typeflag byte) string {
