@@ -64,7 +64,7 @@ build-node:
 	cd $(TOOLS)/runc && $(TARGET) $(GOBUILD) -tags 'seccomp $(TAGS)' -ldflags '-s -w' github.com/opencontainers/runc
 
 # The environment of a build for another machine.
-TARGET = $(if $(CROSS),env $$(contrib/install/cross.sh --env $(CROSS)))
+TARGET = $(if $(CROSS),env $(shell contrib/install/cross.sh --env $(CROSS)))
 
 build-stock: ## build the unchanged containerd of the same version as bin/containerd-stock
 	$(GOBUILD)containerd-stock -tags '$(TAGS)' -ldflags '$(STOCK_LDFLAGS)' $(CONTAINERD)/cmd/containerd

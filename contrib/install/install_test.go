@@ -341,6 +341,26 @@ func TestInstallForPackage(t *testing.T) {
 	}
 }
 
+// TestStageMachine packs no program for another machine.
+func TestStageMachine(t *testing.T) {
+	n := newNode(t)
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin, other := t.TempDir(), map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
+	for _, name := range programs(t) {
+		n.program(filepath.Join(bin, name), name)
+	}
+	n.file(bin+"/runc", string(self[:4096]), 0o755)
+	for arch, good := range map[string]bool{runtime.GOARCH: true, other: false, "riscv64": false} {
+		out, err := exec.Command("./stage.sh", bin, t.TempDir()+"/out", "1.0", arch, "v2.4.2", "1.4.4").CombinedOutput()
+		if (err == nil) != good {
+			t.Errorf("for %s: %v: %s", arch, err, out)
+		}
+	}
+}
+
 // TestProgramsComplete: what is a program in contrib is for a node, or for the tests.
 func TestProgramsComplete(t *testing.T) {
 	tests := []string{"podman-archive", "registry", "testimage"}

@@ -10,7 +10,17 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 bin=$1 out=$2
 rm -rf "$out"
 install -d -m 755 "$out/bin" "$out/etc"
-while read -r name; do install -m 755 "$bin/$name" "$out/bin/$name"; done <"$here/programs"
+case $4 in
+amd64) machine='3e 00' ;;
+arm64) machine='b7 00' ;;
+*) echo "stage.sh: unknown architecture \"$4\"" >&2 && exit 1 ;;
+esac
+while read -r name; do
+	install -m 755 "$bin/$name" "$out/bin/$name"
+	# What an ELF file begins with, and e_machine in it (elf(5)): one for another machine would only be noticed there.
+	head=$(od -An -v -tx1 -N20 "$bin/$name" | tr -d '\n')
+	[[ $head != ' 7f 45 4c 46 '* || $head == *" $machine" ]] || { echo "stage.sh: $bin/$name is not for $4" >&2 && exit 1; }
+done <"$here/programs"
 install -m 755 "$here/install.sh" "$here/uninstall.sh" "$out"
 install -m 644 "$here/lib.sh" "$here/look.sh" "$here/../../LICENSE" "$out"
 install -m 644 "$here/cri-restore.conf" "$here/90-restore.toml" "$out/etc"

@@ -118,21 +118,29 @@ func TestInstallRollback(t *testing.T) {
 
 // TestUninstallWaits does nothing while a container waits for its restore.
 func TestUninstallWaits(t *testing.T) {
-	record := func(text string) string {
-		return `{"ID": "c1", "Labels": {"org.criu.restore/id": "r1"}, "Extensions": {"other": {"value": "e30="}, "org.criu.restore/record": {
-			"type_url": "github.com/cri-restore/cri-restore/restore/Record",
-			"value": "` + base64.StdEncoding.EncodeToString([]byte(text)) + `"}}}`
+	info := func(extensions ...string) string {
+		var list []string
+		for i := 0; i < len(extensions); i += 2 {
+			list = append(list, `"org.criu.restore/`+extensions[i]+`": {
+			"type_url": "github.com/cri-restore/cri-restore/x",
+			"value": "`+base64.StdEncoding.EncodeToString([]byte(extensions[i+1]))+`"}`)
+		}
+		return `{"ID": "c1", "Labels": {"org.criu.restore/id": "r1"}, "Extensions": {"other": {"value": "e30="}` + strings.Join(append([]string{""}, list...), ", ") + `}}`
 	}
+	record := func(text string) string { return info("origin", `{"id":"r1","image":"x"}`, "record", text) }
 	for name, c := range map[string]struct {
 		containers, tasks, record string
 		refused                   bool
 		says                      string
 	}{
-		"waits":            {"c1\n", "", record(`{"version":1,"id":"r1"}`), true, "created from a checkpoint and not started, and could not be once the plugin is gone: c1"},
-		"waits, of a kind": {"c1\n", "c11\n", record(`{"version":1,"id":"r1","image":"ended:true"}`), true, "not started"},
-		"runs":             {"c1\n", "c1\n", record(`{"version":1,"id":"r1","ended":true}`), false, "run on, without statistics and OOMKilled: c1"},
-		"has ended":        {"c1\n", "", record(`{"version":1,"id":"r1","ended":true}`), false, "run on"},
-		"was not restored": {"", "c2\n", "{}", false, "removed"},
+		"waits":              {"c1\n", "", record(`{"version":1,"id":"r1"}`), true, "created from a checkpoint and not started, and could not be once the plugin is gone: c1"},
+		"waits, of a kind":   {"c1\n", "c11\n", record(`{"version":1,"id":"r1","image":"ended:true"}`), true, "not started"},
+		"runs":               {"c1\n", "c1\n", record(`{"version":1,"id":"r1","ended":true}`), false, "run on, without statistics and OOMKilled: c1"},
+		"has ended":          {"c1\n", "", record(`{"version":1,"id":"r1","ended":true}`), false, "run on"},
+		"killed in between":  {"c1\n", "", info("origin", `{"id":"r1","image":"x"}`), true, "not started"},
+		"began anew":         {"c1\n", "", info("origin", `{"id":"r1","image":"x","fresh":"no such image"}`), false, "removed"},
+		"a label of its own": {"c1\n", "", info(), false, "removed"},
+		"was not restored":   {"", "c2\n", "{}", false, "removed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newSystemd(t, "")
@@ -152,7 +160,7 @@ func TestUninstallWaits(t *testing.T) {
 				sameTree(t, "a refusal", before, tree(t, n.root+"/opt"))
 			}
 			_, err = os.Stat(n.root + "/var/lib/containerd/io.containerd.cri.v1.restore")
-			if kept := err == nil; kept != (c.containers != "") {
+			if kept := err == nil; kept != strings.Contains(out, "c1") {
 				t.Errorf("what restores have left: %v:\n%s", err, out)
 			}
 		})

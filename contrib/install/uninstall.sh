@@ -27,21 +27,26 @@ for argument in "$@"; do
 	esac
 done
 
-# containers prints the IDs of the restored containers; pending those that were created and not started.
-containers() { ctr containers ls -q 'labels."org.criu.restore/id"'; }
-
-pending() {
-	local id tasks
+# examine finds the restored containers, and those among them that were created and not started. The label finds
+# candidates only: a container has the labels of its image as well. What the plugin believes are its extensions, JSON in
+# base64 (internal/origin and internal/restore of the project).
+restored=() waiting=()
+examine() {
+	local id tasks info origin record
 	tasks=$(ctr tasks ls -q)
-	for id in $(containers); do
-		grep -qxF "$id" <<<"$tasks" || ended "$id" || echo "$id"
+	for id in $(ctr containers ls -q 'labels."org.criu.restore/id"'); do
+		info=$(ctr containers info "$id" | tr -d ' \t\n')
+		origin=$(extension origin "$info")
+		record=$(extension record "$info")
+		# An ordinary one, or one that began anew.
+		if [ -z "$origin$record" ] || [[ $origin == *'"fresh":"'* ]]; then continue; fi
+		restored+=("$id")
+		[[ $record == *'"ended":true'* ]] || grep -qxF -- "$id" <<<"$tasks" || waiting+=("$id")
 	done
 }
 
-# ended says whether the restore of a container was tried: its record is JSON in the container's.
-ended() {
-	ctr containers info "$1" | tr -d ' \n' | sed -n 's/.*"org.criu.restore\/record":{\([^}]*\)}.*/\1/p' |
-		sed -n 's/.*"value":"\([^"]*\)".*/\1/p' | base64 -d 2>/dev/null | grep -q '"ended":true'
+extension() {
+	sed -n "s|.*\"org.criu.restore/$1\":{\([^}]*\)}.*|\1|p" <<<"$2" | sed -n 's/.*"value":"\([^"]*\)".*/\1/p' | base64 -d 2>/dev/null || true
 }
 
 # leave removes a file. A configuration that somebody has changed stays.
@@ -76,7 +81,9 @@ data() {
 	[ -d "$dir" ] || [ -d "$root/run/containerd/$state" ] || return 0
 	if grep -qF "$state" "$root/proc/mounts" 2>/dev/null; then
 		say "${dir#"$root"} stays: something is mounted below it (grep $state /proc/mounts)"
-	elif [ -n "$restored" ]; then
+	elif "$unknown"; then
+		say "${dir#"$root"} stays: whether there are restored containers is not known"
+	elif ((${#restored[@]} > 0)); then
 		say "${dir#"$root"} stays: there are restored containers, whose criu.conf is in it"
 	elif ! "$purge"; then
 		say "${dir#"$root"} stays: remove it, or run uninstall.sh --purge before"
@@ -90,18 +97,17 @@ if [ ! -f "$manifest" ]; then
 	say "nothing is installed at $prefix: $manifest is not there"
 	exit 0
 fi
-restored=''
+unknown=false
 if "$live"; then
 	[ "$(id -u)" = 0 ] || die "it has to be run as root"
 	if ctr version >/dev/null 2>&1; then
-		waiting=$(pending | tr '\n' ' ')
-		[ -z "$waiting" ] || die "containers were created from a checkpoint and not started, and could not be once the plugin is gone: $waiting" \
+		examine
+		((${#waiting[@]} == 0)) || die "containers were created from a checkpoint and not started, and could not be once the plugin is gone: ${waiting[*]}" \
 			"remedy: start or remove them (crictl ps -a --state Created; crictl rm ID), or their pods"
-		restored=$(containers | tr '\n' ' ')
-		[ -z "$restored" ] || say "restored containers run on, without statistics and OOMKilled: $restored"
+		((${#restored[@]} == 0)) || say "restored containers run on, without statistics and OOMKilled: ${restored[*]}"
 	else
-		say "containerd does not answer: whether restored containers are there is not known"
-		restored=unknown
+		say "containerd does not answer"
+		unknown=true
 	fi
 fi
 
