@@ -6,6 +6,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
@@ -27,6 +28,7 @@ func checkMountPoints(c *containers.Container, rootfs string) error {
 		return fmt.Errorf("OCI spec of container %s: %w", c.ID, err)
 	}
 	var points []string
+	devices := map[string]bool{}
 	for _, m := range spec.Mounts {
 		if m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind") {
 			points = append(points, m.Destination)
@@ -35,6 +37,7 @@ func checkMountPoints(c *containers.Container, rootfs string) error {
 	if spec.Linux != nil {
 		for _, d := range spec.Linux.Devices {
 			points = append(points, d.Path)
+			devices[d.Path] = true
 		}
 		points = append(points, spec.Linux.MaskedPaths...)
 	}
@@ -42,7 +45,12 @@ func checkMountPoints(c *containers.Container, rootfs string) error {
 		dst, err := securejoin.SecureJoin(rootfs, point)
 		if err == nil {
 			if dst, err = filepath.Rel(rootfs, dst); err == nil {
-				err = place.MountPoint(path.Clean("/" + dst))
+				if dst = path.Clean("/" + dst); dst == point && devices[point] {
+					// A privileged container has all of the node's, such as /dev/bsg/0:0:0:0. Where no link leads, the
+					// name is not the container's, and a colon alone ends nothing: CRIU looks for "]:".
+					dst = strings.ReplaceAll(dst, ":", "")
+				}
+				err = place.MountPoint(dst)
 			}
 		}
 		if err != nil {
