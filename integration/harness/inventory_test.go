@@ -205,3 +205,23 @@ func TestDiff(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
+
+// A container whose shell starts one process after the other leaks none of them; one that stays is seen.
+func TestPassingProcesses(t *testing.T) {
+	baseline := Inventory{KindProcess: {"1@10": "sh"}, KindMount: {}}
+	first := Inventory{KindProcess: {"1@10": "sh", "2@20": "sleep"}, KindMount: {"/a": "/a"}}
+	second := Inventory{KindProcess: {"1@10": "sh", "3@30": "sleep"}, KindMount: {"/a": "/a"}}
+	if got := first.withoutPassing(nil).Diff(baseline); len(got) != 2 {
+		t.Errorf("at first: %q, want the process and the mount", got)
+	}
+	if got := second.withoutPassing(first).Diff(baseline); len(got) != 1 || !strings.Contains(got[0], "/a") {
+		t.Errorf("then: %q, want the mount", got)
+	}
+	second[KindProcess]["2@20"] = "sleep"
+	if got := second.withoutPassing(first).Diff(baseline); len(got) != 2 || !strings.Contains(strings.Join(got, " "), "sleep") {
+		t.Errorf("a process that stays: %q", got)
+	}
+	if len(second[KindProcess]) != 3 {
+		t.Error("the inventory itself was changed")
+	}
+}
