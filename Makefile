@@ -43,7 +43,7 @@ SOAK_N ?= 1000
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build build-node build-stock build-old build-kubernetes demo test test-unit test-integration test-kubernetes chaos soak race bench bench-plot fuzz lint checkpoint-image stage install dist clean
+.PHONY: help deps build build-node build-stock build-old build-kubernetes demo test test-unit test-integration test-kubernetes test-vm chaos soak race bench bench-plot fuzz lint checkpoint-image stage install dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -103,6 +103,9 @@ test-integration: ## run the tests against the real daemons (root, after deps, b
 
 test-kubernetes: deps build build-kubernetes ## run the tests with a kubelet and an API server (root)
 	TEST='$(TEST)' TEST_RESULTS='$(TEST_RESULTS)' contrib/checkpoint-restore-kubernetes-test.sh
+
+test-vm: deps build build-stock dist ## install and test in a guest with systemd, cgroup v2 and AppArmor; SUITE="smoke demo part" or all (root; see contrib/vm/test.sh)
+	SUITE='$(SUITE)' TEST='$(filter-out .,$(TEST))' TEST_RESULTS='$(TEST_RESULTS)' contrib/vm/test.sh
 
 chaos: deps build ## kill something at a random moment CHAOS_N (200) times; CHAOS_SEED repeats a run (root)
 	$(ENV) CHAOS_SEED=$(CHAOS_SEED) CHAOS_N=$(CHAOS_N) $(GO) test -count=1 -v -timeout 4h -run '^TestChaos$$' ./integration

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
-	"github.com/cri-restore/cri-restore/internal/rights"
 	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
@@ -28,14 +27,11 @@ func (c *container) access() error {
 	if err != nil || g.reachable.has(capDACOverride) {
 		return err
 	}
-	u, err := rights.New(rights.Holder{
-		UID: g.uid, GID: g.gid, Groups: g.groups, ReadSearch: g.reachable.has(capDACReadSearch), AnyUser: g.permitted.has(capSetUID),
-		AnyOwner: g.reachable&(capFOwner|capChown) != 0,
-	})
+	u, err := newUser(g)
 	if err != nil {
 		return err
 	}
-	defer u.Close()
+	defer u.close()
 	a := &accessCheck{
 		container: c, uses: map[uint32]*uses{},
 		paths: &paths{table: c.table, step: c.step, user: u, granted: g, searched: map[string]error{}},
