@@ -3,6 +3,7 @@ package criu
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,21 +23,25 @@ import (
 const (
 	maxEntry   = 16 << 20
 	maxDecoded = 1 << 30
-	// Decoded messages take up to 31 times the memory of their encoding.
-	maxKept = 64 << 20
+	// maxKept is the memory that decoded messages may take, which is up to 31 times that of their encoding: some
+	// 300,000 open files.
+	maxKept = 256 << 20
+	// askedEvery is how many entries there are between two looks at the context.
+	askedEvery = 1 << 8
 )
 
 // Images are the CRIU images of one checkpoint (criu.org/Images). Everything that is read of them
 // is bounded and decoded strictly, see [Decode].
 //
 // The methods' errors are of class errdefs.ErrInvalidArgument for images that CRIU would not have
-// written, and name the image.
+// written, of class errdefs.ErrResourceExhausted for those that are too large to be looked at, and name the image.
 type Images struct {
 	root    *os.Root
 	files   map[string]int64
 	entries map[string][]proto.Message
 	decoded int64
 	kept    int64
+	ctx     context.Context
 }
 
 // OpenImages lists the directory with the images. All in it have to be regular files.
@@ -59,7 +64,7 @@ func OpenImages(dir string) (_ *Images, retErr error) {
 	if err != nil {
 		return nil, fmt.Errorf("CRIU images: %w", err)
 	}
-	s := &Images{root: root, files: map[string]int64{}, entries: map[string][]proto.Message{}}
+	s := &Images{ctx: context.Background(), root: root, files: map[string]int64{}, entries: map[string][]proto.Message{}}
 	for _, e := range list {
 		info, err := e.Info()
 		if err != nil {
@@ -72,6 +77,9 @@ func OpenImages(dir string) (_ *Images, retErr error) {
 	}
 	return s, nil
 }
+
+// Until ends what is read of the images from now on with the context, whose error it then is.
+func (s *Images) Until(ctx context.Context) { s.ctx = ctx }
 
 // Close closes the directory.
 func (s *Images) Close() error { return s.root.Close() }
@@ -114,6 +122,9 @@ func (s *Images) each(name, kind string, f func(i int, entry []byte, rest io.Rea
 	}
 	var buf []byte
 	for i := 0; ; i++ {
+		if err := s.ctx.Err(); err != nil && i%askedEvery == 0 {
+			return fmt.Errorf("CRIU image %.200q: %w", name, err)
+		}
 		var length [4]byte
 		if _, err := io.ReadFull(r, length[:]); errors.Is(err, io.EOF) {
 			return nil
@@ -128,13 +139,16 @@ func (s *Images) each(name, kind string, f func(i int, entry []byte, rest io.Rea
 			return invalidImage(name, fmt.Sprintf("an entry has more than %d bytes", maxEntry))
 		}
 		if s.decoded += n + int64(len(length)); s.decoded > maxDecoded {
-			return invalidImage(name, fmt.Sprintf("the images have more than %d bytes besides the pages", maxDecoded))
+			return tooLarge(name, "have more than %d bytes besides the pages", maxDecoded)
 		}
 		buf = slices.Grow(buf[:0], int(n))[:n]
 		if _, err := io.ReadFull(r, buf); err != nil {
 			return invalidImage(name, "it ends within an entry")
 		}
 		if err := f(i, buf, r); err != nil {
+			if errdefs.IsResourceExhausted(err) || s.ctx.Err() != nil && errors.Is(err, s.ctx.Err()) {
+				return err // says nothing of the image
+			}
 			return invalidImage(name, clip(err.Error(), 300))
 		}
 	}
@@ -172,10 +186,10 @@ func Entries[M proto.Message](s *Images, name, kind string) ([]M, error) {
 		zero M
 	)
 	err := s.Each(name, kind, func(_ int, entry []byte) error {
-		if s.kept += int64(len(entry)) + 4; s.kept > maxKept {
-			return fmt.Errorf("the images that are looked at in whole have more than %d bytes", maxKept)
-		}
 		m := zero.ProtoReflect().New().Interface().(M)
+		if s.kept += memory(entry, m.ProtoReflect().Descriptor(), 0); s.kept > maxKept {
+			return tooLarge(name, "need more than %d bytes of memory to be looked at", maxKept)
+		}
 		out, all = append(out, m), append(all, m)
 		return Decode(entry, m)
 	})
@@ -201,6 +215,11 @@ func Encode(kind string, entries ...proto.Message) ([]byte, error) {
 
 func invalidImage(name, why string) error {
 	return fmt.Errorf("CRIU image %.200q: %s: %w", name, why, errdefs.ErrInvalidArgument)
+}
+
+// tooLarge is the error of images of which not all is looked at. So a node that only audits does not let them through either.
+func tooLarge(name, why string, limit int64) error {
+	return fmt.Errorf("CRIU image %.200q: the images of the checkpoint "+why+": %w", name, limit, errdefs.ErrResourceExhausted)
 }
 
 // kindOf names what is no regular file.

@@ -33,7 +33,7 @@ func (s *Images) Pagemap(name, kind string, f func(start, pages uint64) error) (
 	}
 	defer file.Close()
 	if s.decoded += s.files[name]; s.decoded > maxDecoded {
-		return 0, invalidImage(name, fmt.Sprintf("the images have more than %d bytes besides the pages", maxDecoded))
+		return 0, tooLarge(name, "have more than %d bytes besides the pages", maxDecoded)
 	}
 	r := bufio.NewReaderSize(file, 32<<10)
 	want := magicOf(kind)
@@ -42,6 +42,9 @@ func (s *Images) Pagemap(name, kind string, f func(start, pages uint64) error) (
 	}
 	r.Discard(len(want)) //nolint:errcheck // it has been peeked at
 	for first := true; ; {
+		if err := s.ctx.Err(); err != nil {
+			return 0, fmt.Errorf("CRIU image %.200q: %w", name, err)
+		}
 		// All that is in the buffer is decoded where it lies.
 		entry, rest, err := peekEntry(r)
 		if errors.Is(err, io.EOF) && !first {

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/cri-restore/cri-restore/internal/verify/place"
@@ -53,11 +54,7 @@ func (v *verifier) after(root *place.Mount) error {
 	}
 	c := &container{openFiles: o, table: table, places: map[*openFile]place.Place{}}
 	for _, check := range []func() error{c.paths, c.deadProcesses, c.deleted, c.sockets, c.ttys, c.mapped, c.access} {
-		err := check()
-		if err == nil {
-			err = v.ended()
-		}
-		if err != nil {
+		if err := errors.Join(check(), v.ended()); err != nil {
 			return v.report.unless(err)
 		}
 	}

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 )
 
 // Before is the first of the two phases of a verification: all that needs no path. It compares the checkpoint's metadata and its
@@ -36,10 +37,7 @@ func Before(ctx context.Context, s Subject) (*Report, error) {
 		(*verifier).openFiles,
 		(*verifier).memory,
 	} {
-		if err = check(v); err == nil {
-			err = v.ended()
-		}
-		if err != nil {
+		if err = errors.Join(check(v), v.ended()); err != nil {
 			break
 		}
 	}

@@ -46,6 +46,7 @@ func newVerifier(ctx context.Context, s Subject, report *Report) (*verifier, err
 	if s.Spec == nil || s.Spec.Process == nil || s.Spec.Linux == nil || s.Spec.Root == nil {
 		return nil, errors.New("OCI spec of the new container: it has no process, root or Linux section")
 	}
+	s.Images.Until(ctx)
 	processes, err := s.Images.Processes()
 	if err != nil {
 		return nil, err
