@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	restorerunc "github.com/cri-restore/cri-restore/internal/runc"
 )
 
 // node is a system below a folder, with programs that only say their version, and no systemd unless it is given one.
@@ -256,7 +258,7 @@ func TestInstallLooks(t *testing.T) {
 		"another runc": {func(n *node) {
 			n.program(n.root+"/usr/sbin/runc", "runc version 1.4.3")
 			n.file(n.root+"/etc/containerd/conf.d/90-restore.toml", "version = 3\n[x]\n  BinaryName = '/usr/sbin/runc'\n", 0o644)
-		}, "/usr/sbin/runc is runc 1.4.3, older than 1.4.4"},
+		}, "/usr/sbin/runc is runc 1.4.3, /etc/containerd/conf.d/90-restore.toml wants it"},
 		"no CRIU":     {func(n *node) { n.remove("/usr/sbin/criu") }, "there is no CRIU"},
 		"an old CRIU": {func(n *node) { n.program(n.root+"/usr/sbin/criu", "Version: 3.17.1") }, "CRIU 3.17.1 is too old"},
 		"a check that fails": {func(n *node) {
@@ -339,6 +341,27 @@ func TestInstallForPackage(t *testing.T) {
 	if out, err := n.run(n.dist+"/install.sh", "--prefix=/opt/a b"); err == nil || !strings.Contains(out, "a path of letters") {
 		t.Errorf("a prefix with a space: %v: %s", err, out)
 	}
+}
+
+// TestRuncUsable holds the rule of look.sh against the plugin's.
+func TestRuncUsable(t *testing.T) {
+	n, file := &node{t: t}, t.TempDir()+"/runc"
+	for _, version := range []string{
+		"1.4.3", "1.4.4-rc.1", "1.4.4", "1.4.10", "1.4.4+ds1", "1.4.4-0ubuntu1~24.04", "1.5.0-rc.2", "1.5.2", "1.5.3", "1.5.3+dev",
+		"1.6.0-rc.1", "1.6.0-rc.2", "1.6.0", "1.6.1-rc.1", "1.7.0-rc.1", "1.3.9", "1.1.5+ds1-1+deb12u1", "1.0.0-rc93", "2.0.0", "0.1.1",
+	} {
+		n.program(file, "runc version "+version)
+		_, _, refused := (&restorerunc.Binaries{}).Version(t.Context(), file)
+		err := exec.Command("bash", "-c", `. ./look.sh && runc_usable "$1"`, "bash", version).Run()
+		if (err == nil) != (refused == nil) {
+			t.Errorf("runc %s: look.sh says %v, the plugin %v", version, err, refused)
+		}
+	}
+	text, err := os.ReadFile("look.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, string(text), "runc_needed='"+restorerunc.Needed+"'")
 }
 
 // TestStageMachine packs no program for another machine.

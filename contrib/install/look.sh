@@ -3,7 +3,7 @@
 # fit is collected, so that all of it is said at once.
 
 criu_min=4.1
-runc_min=1.4.4
+runc_needed='1.4.4 or newer, of 1.5 1.5.3 or newer' # no link in a root file system leads it elsewhere on the node
 space_spare=$((512 << 10)) # KiB beyond the programs
 
 problems=()
@@ -102,6 +102,21 @@ look_at_config() {
 		"add this line before its first table, or to the list that is there: imports = [\"${node_config%/*}/*.toml\"]"
 }
 
+# runc_usable says whether a version of runc is one of those. The plugin has the same rule (internal/runc).
+runc_usable() {
+	[[ $1 =~ ^v?([0-9]+)\.([0-9]+)\.([0-9]+)(-rc\.?([0-9]+))? ]] || return 1
+	local major=${BASH_REMATCH[1]} minor=${BASH_REMATCH[2]} patch=${BASH_REMATCH[3]} candidate=${BASH_REMATCH[5]:-} first
+	((major == 1)) || return $((major < 1))
+	case $minor in
+	4) first=4 ;;
+	5) first=3 ;;
+	6) return $((patch == 0 && ${candidate:-2} < 2)) ;;
+	*) return $((minor < 4)) ;;
+	esac
+	# A candidate comes before its release.
+	((patch > first)) || { ((patch == first)) && [ -z "$candidate" ]; }
+}
+
 # look_at_runc: the one that is installed, and those that containerd's configuration names.
 look_at_runc() {
 	local file name version
@@ -110,12 +125,12 @@ look_at_runc() {
 		while read -r name; do
 			version=$("$root$name" --version 2>/dev/null | sed -n 's/^runc version //p') || true
 			say "runc ${version:-of an unknown version} ($name, in $file)"
-			[ -z "$version" ] || at_least "$version" "$runc_min" ||
-				problem "$name is runc $version, older than $runc_min, and $file wants it" \
+			[ -z "$version" ] || runc_usable "$version" ||
+				problem "$name is runc $version, $file wants it, and $runc_needed is needed" \
 					"take BinaryName out of $file, so that $prefix/bin/runc is used, or install a newer one there"
 		done < <(sed -n "s/^[[:space:]]*BinaryName[[:space:]]*=[[:space:]]*[\"']\(\/[^\"']*\)[\"'].*/\1/p" "$root$file" | sort -u)
 	done
-	at_least "${packed[runc]}" "$runc_min" || problem "runc ${packed[runc]} is packed, and $runc_min is needed" "take a newer archive"
+	runc_usable "${packed[runc]}" || problem "runc ${packed[runc]} is packed, and $runc_needed is needed" "take a newer archive"
 }
 
 # look_at_criu: the one that runc is going to find with the unit's PATH.
