@@ -43,7 +43,7 @@ SOAK_N ?= 1000
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build build-node build-stock build-old build-kubernetes demo test test-unit test-integration test-kubernetes test-vm chaos soak race bench bench-plot fuzz lint checkpoint-image stage install dist clean
+.PHONY: help deps build build-node build-stock build-old build-kubernetes demo test test-unit test-integration test-kubernetes test-stock test-vm chaos soak race bench bench-plot fuzz lint checkpoint-image stage install dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -106,6 +106,12 @@ test-kubernetes: deps build build-kubernetes ## run the tests with a kubelet and
 
 test-vm: deps build build-stock dist ## install and test in a guest with systemd, cgroup v2 and AppArmor; SUITE="smoke demo part" or all (root; see contrib/vm/test.sh)
 	SUITE='$(SUITE)' TEST='$(filter-out .,$(TEST))' TEST_RESULTS='$(TEST_RESULTS)' contrib/vm/test.sh
+
+# A seed says it all: the same one makes the same calls. "make test" has one and few steps.
+STOCK_SEED ?= $(shell date +%s)
+STOCK_STEPS ?= 600
+test-stock: deps build build-stock ## compare with stock containerd, call by call: STOCK_STEPS (600) random ones of STOCK_SEED, and the chosen cases (root)
+	$(ENV) $(GO) test -count=1 -v -timeout 4h ./integration/stock -seed $(STOCK_SEED) -steps $(STOCK_STEPS)
 
 chaos: deps build ## kill something at a random moment CHAOS_N (200) times; CHAOS_SEED repeats a run (root)
 	$(ENV) CHAOS_SEED=$(CHAOS_SEED) CHAOS_N=$(CHAOS_N) $(GO) test -count=1 -v -timeout 4h -run '^TestChaos$$' ./integration
