@@ -88,6 +88,9 @@ func unexplained(st *runtime.ContainerStatus) bool {
 
 // lost says that and why the memory of a container did not arrive. It is empty for one of which all did, and for an ordinary one.
 func (s *Runtime) lost(ctx context.Context, id string) (why string) {
+	if !s.node.users.may(ctx, id) {
+		return ""
+	}
 	// A mistake here must not hide a container from the kubelet.
 	recovery.Run(ctx, "reason of a container's end", func() {
 		_, record, err := s.node.Restores.Get(ctx, id)

@@ -3,6 +3,8 @@ package cri
 import (
 	"context"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -114,4 +116,29 @@ func TestAnnotationsPinNothing(t *testing.T) {
 	if got := w.pinned(); len(got) != 0 {
 		t.Errorf("got %v", got)
 	}
+}
+
+// The removal of an ordinary container, and of a pod with no other, costs nothing beside containerd's own. A restored one is found,
+// also by the next containerd.
+func TestRemovalOfOrdinaryContainersAsksNobody(t *testing.T) {
+	w := newWorld(t)
+	resp, err := w.runtime.CreateContainer(w.ctx, w.request(w.baseID))
+	check(t, err)
+	w.faults.arm(0, nil)
+	_, err = w.runtime.RemoveContainer(w.ctx, &runtime.RemoveContainerRequest{ContainerId: resp.ContainerId[:20]})
+	check(t, err)
+	_, err = w.runtime.RemovePodSandbox(w.ctx, &runtime.RemovePodSandboxRequest{PodSandboxId: sandbox})
+	check(t, err)
+	if made := w.faults.disarm(); !slices.Equal(made, []string{"RemoveContainer", "RemovePodSandbox"}) {
+		t.Errorf("calls %q", made)
+	}
+	id := w.checkpointImage(checkpointName, w.files())
+	before := w.inventory()
+	restored, err := w.runtime.CreateContainer(w.ctx, w.request(id))
+	check(t, err)
+	w.node.users = users{store: w.node.users.store}
+	_, err = w.runtime.RemoveContainer(w.ctx, &runtime.RemoveContainerRequest{ContainerId: restored.ContainerId[:50]})
+	check(t, err)
+	check(t, os.RemoveAll(filepath.Join(w.dir, "logs"))) // the kubelet's
+	w.unchanged(before)
 }

@@ -26,6 +26,9 @@ func (s *Runtime) RemoveContainer(ctx context.Context, r *runtime.RemoveContaine
 // have left.
 func (s *Runtime) RemovePodSandbox(ctx context.Context, r *runtime.RemovePodSandboxRequest) (_ *runtime.RemovePodSandboxResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "RemovePodSandbox")
+	if !s.node.users.may(ctx, "") {
+		return s.RuntimeServiceServer.RemovePodSandbox(ctx, r)
+	}
 	records := map[string]*restore.Record{}
 	list, err := s.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: r.GetPodSandboxId()}})
 	if err != nil {
@@ -49,6 +52,9 @@ func (s *Runtime) RemovePodSandbox(ctx context.Context, r *runtime.RemovePodSand
 // recordOf returns the record of a container, nil if it is an ordinary one. The
 // ID may be a prefix, as crictl sends it.
 func (s *Runtime) recordOf(ctx context.Context, id string) *restore.Record {
+	if !s.node.users.may(ctx, id) {
+		return nil
+	}
 	resp, err := s.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id})
 	if err != nil {
 		return nil // containerd says why

@@ -257,6 +257,7 @@ func (exited) ContainerStatus(_ context.Context, r *runtime.ContainerStatusReque
 func TestContainerStatusSurvivesAPanic(t *testing.T) {
 	w := newWorld(t)
 	w.runtime.RuntimeServiceServer = exited{w.inner}
+	w.node.users.add("c1") // one that was restored
 	w.faults.arm(1, func(string) error { panic("a mistake") })
 	resp, err := w.runtime.ContainerStatus(w.ctx, &runtime.ContainerStatusRequest{ContainerId: "c1"})
 	check(t, err)

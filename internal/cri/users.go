@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/containers"
@@ -36,19 +37,42 @@ func (u *users) put(id string) {
 	u.ids[id] = true
 }
 
+func (u *users) load(ctx context.Context) error {
+	if u.read {
+		return nil
+	}
+	found, err := u.store.List(ctx, fmt.Sprintf("labels.%q", restore.LabelID))
+	if err != nil {
+		return fmt.Errorf("list restored containers: %w", err)
+	}
+	for i := range found {
+		u.put(found[i].ID)
+	}
+	u.read = true
+	return nil
+}
+
+// may reports whether a container whose ID begins so may be one of them. Of an ordinary one it says no, without asking anybody.
+func (u *users) may(ctx context.Context, prefix string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.load(ctx) != nil {
+		return true // whoever asks has to look
+	}
+	for id := range u.ids {
+		if strings.HasPrefix(id, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // images returns the IDs of the checkpoint images of which there are containers, restored or begun anew. Nil if there are none.
 func (u *users) images(ctx context.Context) (map[string]bool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !u.read {
-		found, err := u.store.List(ctx, fmt.Sprintf("labels.%q", restore.LabelID))
-		if err != nil {
-			return nil, fmt.Errorf("list restored containers: %w", err)
-		}
-		for i := range found {
-			u.put(found[i].ID)
-		}
-		u.read = true
+	if err := u.load(ctx); err != nil {
+		return nil, err
 	}
 	var used map[string]bool
 	for id := range u.ids {
