@@ -18,6 +18,7 @@ import (
 const (
 	pageLazy    = 1 << 1
 	pagePresent = 1 << 2
+	pageAligned = 1 << 3 // CRIU 4.3: PE_PAYLOAD_ALIGNED
 )
 
 // pageBlocks begins the field of an entry whose pages are compressed (CRIU 4.3: images/pagemap.proto, blocks).
@@ -143,6 +144,8 @@ func decodePages(b []byte) (start, pages uint64, err error) {
 	switch {
 	case !has[1] || !has[2] || compat > math.MaxUint32 || values[3] > 1 || flags > math.MaxUint32:
 		return 0, 0, errors.New("an entry is not written as CRIU writes it")
+	case values[4]&pageAligned != 0:
+		return 0, 0, errors.New("its pages lie where CRIU's option image-io-mode has put them, which cannot be checked: take the checkpoint without it")
 	case values[3] == 1 || has[4] && flags&^pageLazy != pagePresent:
 		return 0, 0, errors.New("it has pages that are in another image: the checkpoint is part of an incremental or a lazy one")
 	case !has[5]:

@@ -89,6 +89,10 @@ func TestCompressedPages(t *testing.T) {
 	if _, _, err := decodePages(entry.bytes(6, blocks)); err == nil || !strings.Contains(err.Error(), "compressed by CRIU") || !strings.Contains(err.Error(), "option compress") {
 		t.Errorf("error %v", err)
 	}
+	aligned := wire{}.number(1, 4096).number(2, 0).number(4, pagePresent|pageAligned).number(5, 2)
+	if _, _, err := decodePages(aligned); err == nil || !strings.Contains(err.Error(), "option image-io-mode") {
+		t.Errorf("error %v", err)
+	}
 	if err := Decode(entry.bytes(6, blocks), &pagemap.PagemapEntry{}); err != nil {
 		t.Errorf("the field is not known: %v", err)
 	}

@@ -30,6 +30,9 @@ const (
 	areaMemfd       = 1 << 14
 	areaShadowStack = 1 << 15
 	areaGuard       = 1 << 16
+	// areaUnaccounted says that nobody has promised memory for it, as any process may map it so (mmap(2), MAP_NORESERVE; CRIU 4.3:
+	// VMA_AREA_NOT_ACCOUNTABLE).
+	areaUnaccounted = 1 << 18
 
 	// All together.
 	kindAnonPrivate = areaRegular | areaAnonPrivate
@@ -96,7 +99,7 @@ type space struct {
 // filled says that CRIU fills a mapping from the pagemap of the process (criu/include/vma.h,
 // vma_entry_is_private).
 func filled(e *vma.VmaEntry) bool {
-	s := e.GetStatus()
+	s := kindOfArea(e)
 	return s == areaAIO || s&areaRegular != 0 && s&(areaAnonPrivate|areaFilePrivate) != 0
 }
 
@@ -118,7 +121,7 @@ func (m *memory) space(p *criu.Process) (*space, error) {
 	}
 	all := s.mm.GetVmas()
 	guards := len(all)
-	for guards > 0 && all[guards-1].GetStatus() == areaGuard {
+	for guards > 0 && kindOfArea(all[guards-1]) == areaGuard {
 		guards--
 	}
 	s.vmas = all[:guards]
@@ -155,9 +158,12 @@ func (m *memory) space(p *criu.Process) (*space, error) {
 	return s, nil
 }
 
+// kindOfArea is what a mapping is to CRIU.
+func kindOfArea(e *vma.VmaEntry) uint32 { return e.GetStatus() &^ areaUnaccounted }
+
 // mapping checks one mapping by itself.
 func (m *memory) mapping(s *space, e *vma.VmaEntry) error {
-	status, flags := e.GetStatus(), e.GetFlags()
+	status, flags := kindOfArea(e), e.GetFlags()
 	if status == kindVsyscall { // CRIU leaves it alone, see below restorer.c's "OK, lets try to map new one"
 		if e.GetStart() != vsyscallStart || e.GetEnd() != vsyscallStart+m.page || e.GetMadv() != 0 {
 			return fmt.Errorf("it is not the kernel's page for old system calls")
@@ -284,7 +290,7 @@ func where(e *vma.VmaEntry) string { return fmt.Sprintf("%#x-%#x", e.GetStart(),
 func (m *memory) rings(s *space) error {
 	mapped := map[uint64]uint64{}
 	for _, e := range s.vmas {
-		if e.GetStatus() == areaAIO {
+		if kindOfArea(e) == areaAIO {
 			mapped[e.GetStart()] = e.GetEnd() - e.GetStart()
 		}
 	}
@@ -308,7 +314,7 @@ func (m *memory) attached(s *space) error {
 	last := map[uint64]attachment{}
 	whole := func(id uint64, a attachment) bool { return a.end-a.start == roundUp(m.segments[id], m.page) }
 	for _, e := range s.vmas {
-		if e.GetStatus() != kindSysV {
+		if kindOfArea(e) != kindSysV {
 			continue
 		}
 		id := e.GetShmid()

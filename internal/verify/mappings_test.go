@@ -66,6 +66,7 @@ func TestMappings(t *testing.T) {
 	cases := map[string]judgement{
 		// Honest ones.
 		"heap":                    mapped(judgement{}, area(0x221, 0x22)),
+		"not accounted":           mapped(judgement{}, area(0x40201, 0x22)),
 		"stack":                   mapped(judgement{}, area(0x201, 0x122)),
 		"not reserved":            mapped(judgement{}, area(0x201, 0x4022)),
 		"huge pages":              mapped(judgement{}, area(0x201, 0x40022|21<<26)),

@@ -131,7 +131,7 @@ func (m *memory) add(id uint64, o object) {
 // shared notes a mapping of anonymous shared memory. The object ends with the last mapping of it
 // (criu/shmem.c, collect_shmem).
 func (m *memory) shared(e *vma.VmaEntry) {
-	if e.GetStatus() != kindAnonShared {
+	if kindOfArea(e) != kindAnonShared {
 		return // the size of a segment is known
 	}
 	o := m.mapped[e.GetShmid()]
@@ -163,7 +163,7 @@ func (m *memory) within(s *space, at *int, start, end uint64, pages []uint64) bo
 			return false
 		}
 		e := s.vmas[*at]
-		if start < e.GetStart() || e.GetStatus() == kindVsyscall || pages != nil && !filled(e) {
+		if start < e.GetStart() || kindOfArea(e) == kindVsyscall || pages != nil && !filled(e) {
 			return false
 		}
 		next := min(end, e.GetEnd())
