@@ -23,6 +23,7 @@ func TestRestoreWorkloads(t *testing.T) {
 		{"threads", workload("threads"), 7, "threads"},
 		{"deleted file", workload("deleted"), 3, "deleted"},
 		{"256 MiB heap", workload("heap", "256"), 5, "heap 256 MiB"}, // the fifth line has checked all of it
+		{"file locks", workload("locks"), 3, "locks"},
 		{"zombie", harness.Shell("sleep 0.1 & exec /bin/workload threads"), 7, "threads"},
 	} {
 		t.Run(w.name, func(t *testing.T) {

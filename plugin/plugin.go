@@ -115,7 +115,7 @@ func taskService(ic *plugin.InitContext) (*containerd.Client, *task.Tasks, error
 // newDumps returns what takes checkpoints, as yet without the snapshotters.
 func newDumps(ic *plugin.InitContext, client *containerd.Client, tasks *task.Tasks, meta *metadata.DB) *dump.Store {
 	state := ic.Properties[plugins.PropertyStateDir]
-	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Transact: meta.Update, Freeze: cgroup.Freeze, Bundles: bundles(state), State: state}
+	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Transact: meta.Update, Freeze: cgroup.Freeze, Thaw: cgroup.Thaw, Frozen: cgroup.Frozen, Bundles: bundles(state), State: state}
 }
 
 // reconcile ends the checkpoints that an earlier containerd was taking, also on a node that does not restore any more: its

@@ -23,6 +23,7 @@ var modes = map[string]mode{
 	"tree-end":  treeEnd,
 	"deleted":   deleted,
 	"listen":    listen,
+	"locks":     locks,
 	"grow":      grow,
 	"trap":      trap,
 	"exchanges": exchanges,

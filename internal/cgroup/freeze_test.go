@@ -23,6 +23,18 @@ func TestFreeze(t *testing.T) {
 	if err := Freeze(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
+	if frozen, err := Frozen(t.Context(), id); err != nil || !frozen {
+		t.Errorf("frozen %t, %v", frozen, err)
+	}
+	if err := Thaw(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if frozen, err := Frozen(t.Context(), id); err != nil || frozen {
+		t.Errorf("frozen %t, %v, after the thaw", frozen, err)
+	}
+	if err := Freeze(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
 	// v1, v2
 	var state string
 	for _, name := range []string{"freezer.state", "cgroup.freeze"} {
@@ -47,7 +59,10 @@ func TestFreezeNothing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	// A process that has ended is in the root cgroup.
-	if err := freeze(os.Getpid(), strings.Repeat("0123456789abcdef", 4)); !errdefs.IsNotFound(err) {
+	if err := Thaw(t.Context(), strings.Repeat("0123456789abcdef", 4)); !errdefs.IsNotFound(err) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := groupOf(os.Getpid(), strings.Repeat("0123456789abcdef", 4)); !errdefs.IsNotFound(err) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -40,6 +40,12 @@ func (s *Store) Reconcile(ctx context.Context) error {
 			continue
 		}
 		dirs = append(dirs, s.dirs(l)...)
+		// First of all, because CRIU may wait without end for what is frozen. If it has hold of the processes it has thawed them itself.
+		if freezes, _ := strconv.ParseBool(l.Labels[labelFreezes]); freezes {
+			if err := s.thaw(ctx, l.Labels[labelContainer]); err != nil {
+				log.G(ctx).WithError(err).Warn("failed to let a container run on whose checkpoint was cut off, it is tried again")
+			}
+		}
 	}
 	// CRIU goes on by itself, and would freeze the container again at its end.
 	busy, err := waitFor(dirs, time.Now().Add(cleanupTimeout))
@@ -78,6 +84,16 @@ func (s *Store) Reconcile(ctx context.Context) error {
 	}
 	// The record goes only when all that it tells of is gone.
 	return errors.Join(append(errs, s.deleteLeases(ctx, ended))...)
+}
+
+// thaw thaws a container's cgroup, if there is any process in it.
+func (s *Store) thaw(ctx context.Context, container string) error {
+	ctx, cancel := context.WithTimeout(ctx, thawGrace)
+	defer cancel()
+	if err := s.Thaw(ctx, container); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return nil
 }
 
 // check refuses a record that names a directory which is none of a checkpoint's.

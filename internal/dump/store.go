@@ -53,6 +53,9 @@ type Store struct {
 	Transact func(func(*bbolt.Tx) error) error
 	// Freeze freezes a container's cgroup. The error is of class errdefs.ErrNotFound if no process is in it.
 	Freeze func(ctx context.Context, container string) error
+	// Thaw is its opposite, and Frozen asks. Neither needs the shim, which answers nothing while it runs a checkpoint.
+	Thaw   func(ctx context.Context, container string) error
+	Frozen func(ctx context.Context, container string) (bool, error)
 	// Snapshotter returns a snapshotter by name, nil if there is none.
 	Snapshotter func(name string) snapshots.Snapshotter
 	// Bundles is the directory with the OCI bundles of the namespace's tasks.

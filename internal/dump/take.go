@@ -72,7 +72,9 @@ func (d *Dump) Take(ctx context.Context, dir string, still func()) (retErr error
 			return err
 		}
 		began := time.Now()
+		stop := d.watch(ctx)
 		err := d.criu(ctx, images, dir)
+		stop()
 		d.Times.CRIU = time.Since(began)
 		if err != nil {
 			return err
@@ -115,7 +117,9 @@ func (d *Dump) frozen(ctx context.Context, f func() error) (retErr error) {
 	defer func() {
 		if retErr != nil {
 			// A runc that was killed does not end CRIU, which would freeze the container again at its own end.
+			stop := d.watch(ctx)
 			retErr = errors.Join(retErr, waitForAll(d.dirs(), time.Now().Add(orphanTimeout)))
+			stop()
 		}
 		if err := d.store.resume(ctx, d.container.ID); err != nil {
 			retErr = errors.Join(retErr, err)
@@ -169,7 +173,7 @@ func (s *Store) resume(ctx context.Context, container string) error {
 
 // criu lets CRIU dump the processes: the shim calls runc, and runc CRIU.
 func (d *Dump) criu(ctx context.Context, images, work string) error {
-	o, err := typeurl.MarshalAnyToProto(&options.CheckpointOptions{ImagePath: images, WorkPath: work})
+	o, err := typeurl.MarshalAnyToProto(&options.CheckpointOptions{ImagePath: images, WorkPath: work, FileLocks: true})
 	if err != nil {
 		return err
 	}

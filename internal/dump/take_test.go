@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -91,6 +92,81 @@ func TestTakeFails(t *testing.T) {
 			w.requireNothing(t)
 		})
 	}
+}
+
+// CRIU that does not get hold of a frozen container is helped by letting the container go, when it has had its time or the request has ended,
+// and never before. The container runs on, and nothing is left.
+func TestTakeHung(t *testing.T) {
+	defer func(h, g time.Duration) { holdTime, thawGrace = h, g }(holdTime, thawGrace)
+	for name, c := range map[string]struct {
+		hold   time.Duration
+		cancel bool
+	}{"time": {time.Millisecond, false}, "request": {time.Hour, true}} {
+		t.Run(name, func(t *testing.T) {
+			holdTime, thawGrace = c.hold, 10*time.Millisecond
+			w := newWorld(t)
+			ctx, cancel := context.WithCancel(w.ctx)
+			defer cancel()
+			w.tasks.fail["checkpoint"] = errors.New("killed by nobody")
+			hung := make(chan struct{})
+			w.tasks.hung = hung
+			w.tasks.during = func() {
+				if c.cancel {
+					cancel()
+				}
+				<-hung
+			}
+			if _, err := w.take(ctx); err == nil {
+				t.Error("no error")
+			}
+			w.requireNothing(t)
+		})
+	}
+	holdTime, thawGrace = time.Millisecond, time.Millisecond
+	w := newWorld(t)
+	var looked atomic.Int32
+	enough := make(chan struct{})
+	w.store.Frozen = func(context.Context, string) (bool, error) {
+		if looked.Add(1) == 5 {
+			close(enough)
+		}
+		return looked.Load()%2 == 0, nil // as when CRIU works: never twice in a row
+	}
+	w.store.Thaw = func(context.Context, string) error { t.Error("thawed a container that CRIU has hold of"); return nil }
+	w.tasks.during = func() { <-enough }
+	if _, err := w.take(w.ctx); err != nil {
+		t.Error(err)
+	}
+	w.requireNothing(t)
+}
+
+// CRIU may hang since containerd was killed: the next start lets the container go first, and waits for CRIU then.
+func TestReconcileHung(t *testing.T) {
+	w := newWorld(t)
+	d, _, err := w.store.Begin(w.ctx, &containers.Container{ID: "c"}, w.out(), "c.tar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Dir = d.Dir()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = cmd.Wait() }()
+	thaw := w.store.Thaw
+	w.store.Thaw = func(ctx context.Context, c string) error {
+		_ = in.Close() // what CRIU has waited for
+		return thaw(ctx, c)
+	}
+	w.tasks.status, w.store.busy = tasktypes.Status_PAUSED, nil
+	if err := w.store.Reconcile(w.ctx); err != nil {
+		t.Error(err)
+	}
+	w.requireNothing(t)
 }
 
 // A container that cannot be thawed is told of, and the next start thaws it.

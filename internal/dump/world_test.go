@@ -32,7 +32,8 @@ type fakeTasks struct {
 	dead      bool // all processes, though the status says paused
 	calls     []string
 	fail      map[string]error
-	during    func() // called while CRIU dumps
+	during    func()        // called while CRIU dumps
+	hung      chan struct{} // CRIU waits for the thaw
 	criuLog   string
 	callsDone []bool // whether the context of the call had ended
 }
@@ -70,6 +71,19 @@ func (f *fakeTasks) freeze(ctx context.Context, container string) error {
 	return f.call(ctx, "freeze")
 }
 
+// thaw thaws the cgroup, of which the shim knows nothing.
+func (f *fakeTasks) thaw(_ context.Context, container string) error {
+	if container != "c" || f.dead {
+		return fmt.Errorf("container %s: %w", container, errdefs.ErrNotFound)
+	}
+	f.thawed = true
+	if f.hung != nil {
+		close(f.hung)
+		f.hung = nil
+	}
+	return nil
+}
+
 func (f *fakeTasks) Resume(ctx context.Context, _ *api.ResumeTaskRequest, _ ...grpc.CallOption) (*emptypb.Empty, error) {
 	if err := f.call(ctx, "resume"); err != nil {
 		return nil, err
@@ -91,6 +105,9 @@ func (f *fakeTasks) Checkpoint(ctx context.Context, r *api.CheckpointTaskRequest
 	}
 	if o.Exit {
 		return nil, errors.New("the container would end")
+	}
+	if !o.FileLocks {
+		return nil, errors.New("a container with file locks could not be checkpointed")
 	}
 	if err := os.WriteFile(filepath.Join(o.WorkPath, "dump.log"), []byte(f.criuLog), 0o600); err != nil {
 		return nil, err
@@ -136,7 +153,8 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{ctx: namespaces.WithNamespace(t.Context(), "k8s.io"), tasks: &fakeTasks{status: tasktypes.Status_RUNNING, fail: map[string]error{}}, dir: dir, db: db}
 	w.store = &Store{
-		Tasks: w.tasks, Leases: metadata.NewLeaseManager(mdb), Transact: mdb.Update, Freeze: w.tasks.freeze, State: filepath.Join(dir, "state"),
+		Tasks: w.tasks, Leases: metadata.NewLeaseManager(mdb), Transact: mdb.Update, Freeze: w.tasks.freeze, Thaw: w.tasks.thaw, State: filepath.Join(dir, "state"),
+		Frozen:      func(context.Context, string) (bool, error) { return !w.tasks.thawed, nil },
 		Snapshotter: func(string) snapshots.Snapshotter { return overlay{upper: filepath.Join(dir, "upper")} },
 	}
 	return w

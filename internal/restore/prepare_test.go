@@ -115,9 +115,9 @@ func TestWriteConfig(t *testing.T) {
 	node := filepath.Join(t.TempDir(), "runc.conf")
 	check(t, os.WriteFile(node, []byte("# the node's\nlog-level 4\nmanage-cgroups=full"), 0o600))
 	for name, c := range map[string]struct{ config, want string }{
-		"the node's own": {node, "# the node's\nlog-level 4\nmanage-cgroups=full\nmanage-cgroups=ignore\n"},
-		"absent":         {node + ".absent", "manage-cgroups=ignore\n"},
-		"none":           {"", "manage-cgroups=ignore\n"},
+		"the node's own": {node, "# the node's\nlog-level 4\nmanage-cgroups=full\nmanage-cgroups=ignore\nfile-locks\n"},
+		"absent":         {node + ".absent", "manage-cgroups=ignore\nfile-locks\n"},
+		"none":           {"", "manage-cgroups=ignore\nfile-locks\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &Record{ID: NewID()}

@@ -249,6 +249,8 @@ func (s *Store) criuOptions(r *Record, spec *specs.Spec) ([]criu.Option, error) 
 	if err != nil {
 		return nil, err
 	}
+	// Every checkpoint of ours has them, and without the option CRIU leaves them out in silence (criu/file-lock.c, prepare_file_locks).
+	options = append(options, criu.Option{Name: "file-locks"})
 	switch r.TCP {
 	case "close":
 		options = append(options, criu.Option{Name: "tcp-close"})
