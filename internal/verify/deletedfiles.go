@@ -46,8 +46,10 @@ func (c *container) deleted() error {
 		if err := c.step(1); err != nil {
 			return err
 		}
+		// Nothing of this is seen afterwards: what CRIU has made is gone, what it has changed stays so. A node that only audits
+		// refuses it as well, unless a link would have to be followed.
 		refuse := func(field, found, allowed string) {
-			c.refuse(Finding{Check: "files", Object: r.file.String(), Field: field, Found: found, Allowed: allowed,
+			c.refuse(Finding{Check: "files", Object: r.file.String(), Field: field, Found: found, Allowed: allowed, Always: !p.Covered(),
 				Remedy: "take the checkpoint while the container does not have it open"})
 		}
 		kind := p.Mount.Kind

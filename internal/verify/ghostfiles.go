@@ -144,7 +144,7 @@ func (o *openFiles) ghost(r *remap) (format uint32, err error) {
 	}
 	format = e.GetMode() & unix.S_IFMT
 	refuse := func(field, allowed string) {
-		o.refuse(Finding{Check: "files", Object: r.file.String(), Field: field, Found: "mode " + octal(e.GetMode()), Allowed: allowed})
+		o.refuse(Finding{Check: "files", Object: r.file.String(), Field: field, Found: "mode " + octal(e.GetMode()), Allowed: allowed, Always: true})
 	}
 	switch format {
 	case unix.S_IFREG, unix.S_IFDIR, unix.S_IFIFO:
