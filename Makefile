@@ -43,7 +43,7 @@ SOAK_N ?= 1000
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build build-node build-stock build-old build-kubernetes demo test test-unit test-integration test-kubernetes test-stock test-vm chaos soak race bench bench-plot fuzz lint checkpoint-image stage install dist clean
+.PHONY: help deps build build-node build-stock build-test build-old build-kubernetes demo test test-unit test-integration test-kubernetes test-stock test-vm chaos soak race bench bench-plot fuzz lint checkpoint-image stage install dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -69,6 +69,11 @@ TARGET = $(if $(CROSS),env $(shell contrib/install/cross.sh --env $(CROSS)))
 build-stock: ## build the unchanged containerd of the same version as bin/containerd-stock
 	$(GOBUILD)containerd-stock -tags '$(TAGS)' -ldflags '$(STOCK_LDFLAGS)' $(CONTAINERD)/cmd/containerd
 
+# Nothing else may be built with this tag: with it, verification can be switched off from outside.
+build-test: ## build a containerd whose verification the tests can switch off as bin/test/containerd
+	@mkdir -p bin/test
+	$(GOBUILD)test/containerd -tags '$(TAGS) cri_restore_test' -ldflags '$(LDFLAGS)' ./contrib/containerd
+
 # The last line of containerd that restores by itself, for comparison.
 OLD_VERSION = $(call pinned,containerd-2.3,$(CONTAINERD))
 build-old: ## build containerd 2.3 and its shim into bin/OLD_VERSION, for the benchmarks
@@ -93,12 +98,12 @@ bin/etcd: $(TOOLS)/etcd/go.mod $(TOOLS)/etcd/go.sum
 demo: deps build ## checkpoint a container, delete it, restore it from a checkpoint image (root)
 	$(ENV) contrib/checkpoint-restore-cri-test.sh
 
-test: deps build build-stock test-unit test-integration ## run all tests (root)
+test: deps build build-stock build-test test-unit test-integration ## run all tests (root)
 
 test-unit: ## run the tests that need no daemon, with the race detector
 	$(GOTEST) -race -run '$(TEST)' ./plugin/... ./internal/... ./contrib/...
 
-test-integration: ## run the tests against the real daemons (root, after deps, build and build-stock)
+test-integration: ## run the tests against the real daemons (root, after deps, build, build-stock and build-test)
 	$(GOTEST) -count=1 -timeout 60m -run '$(TEST)' $$($(GO) list ./integration/... | grep -v /integration/kubernetes)
 
 test-kubernetes: deps build build-kubernetes ## run the tests with a kubelet and an API server (root)
@@ -119,8 +124,8 @@ chaos: deps build ## kill something at a random moment CHAOS_N (200) times; CHAO
 soak: deps build ## restore SOAK_N (1000) times, eight at a time; prints what containerd holds before and after (root)
 	$(ENV) SOAK_N=$(SOAK_N) $(GO) test -count=1 -v -timeout 4h -run '^TestSoak$$' ./integration
 
-race: deps build build-stock ## run the integration tests against a containerd with the race detector; TEST=REGEXP chooses (root)
-	mkdir -p bin/race && cp bin/ctr bin/crictl bin/runc bin/restore-pages bin/restore-guard bin/containerd-shim-runc-v2 bin/containerd-stock bin/checkpointctl \
+race: deps build build-stock build-test ## run the integration tests against a containerd with the race detector; TEST=REGEXP chooses (root)
+	mkdir -p bin/race && cp -r bin/test bin/race/ && cp bin/ctr bin/crictl bin/runc bin/restore-pages bin/restore-guard bin/containerd-shim-runc-v2 bin/containerd-stock bin/checkpointctl \
 		bin/checkpoint-image bin/podman-archive bin/race/
 	$(GOBUILD)race/containerd -race -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/containerd
 	CRI_RESTORE_BIN=$(CURDIR)/bin/race $(GOTEST) -count=1 -timeout 3h -run '$(TEST)' ./integration
@@ -136,7 +141,7 @@ fuzz: ## run every fuzz target for FUZZTIME (10m); FUZZ="criu:FuzzEntries ..." c
 
 lint: ## gofmt, go vet, golangci-lint
 	@unformatted=$$(gofmt -l plugin internal contrib integration); test -z "$$unformatted" || { echo "gofmt: run gofmt -w on:"; echo "$$unformatted"; exit 1; } >&2
-	$(GO) vet ./...
+	$(GO) vet ./... && $(GO) vet -tags cri_restore_test ./internal/cri
 	$(GO) tool -modfile=$(TOOLS)/golangci-lint/go.mod golangci-lint run ./...
 
 checkpoint-image: ## turn a checkpoint archive into an image; ARGS=--help tells how (after build)
