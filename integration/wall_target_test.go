@@ -67,17 +67,19 @@ type wallAttack struct {
 	name string
 	taken
 	setUp setUp
-	// strict is what stops it with every wall up, audit what does if verification only speaks.
-	strict, audit stop
-	use           func(t *testing.T, c *harness.Container)
-	touches       func() []string
-	ownPod        bool
-	pod           *harness.Pod
+	// strict is what stops it with every wall up, audit what does if verification only speaks, and unverified what does
+	// without any. Where it is the zero value only the verification stops the attack, in audit mode as well.
+	strict, audit, unverified stop
+	use                       func(t *testing.T, c *harness.Container)
+	touches                   func() []string
+	ownPod                    bool
+	pod                       *harness.Pod
 }
 
 // attack is one that is stopped at the same place whether the node audits or not.
 func attack(name string, k taken, pod setUp, by stop) wallAttack {
-	return wallAttack{name: name, taken: k, setUp: pod, strict: by, audit: by}
+	a := wallAttack{name: name, taken: k, setUp: pod, strict: by}
+	return a.audited(by)
 }
 
 // twin is an honest restore.
@@ -85,9 +87,18 @@ func twin(name string, k taken, pod setUp) wallAttack {
 	return wallAttack{name: strings.TrimSuffix("twin "+name, " "), taken: k, setUp: pod}
 }
 
-// audited says what stops the attack in audit mode.
+// audited says what stops the attack in audit mode. What does so at the start is no verification.
 func (a wallAttack) audited(by stop) wallAttack {
 	a.audit = by
+	if by.at == "start" {
+		a.unverified = by
+	}
+	return a
+}
+
+// beyond says what stops an attack that would otherwise be refused in every mode.
+func (a wallAttack) beyond(by stop) wallAttack {
+	a.unverified = by
 	return a
 }
 
@@ -139,28 +150,48 @@ func (w *wall) diffed(t *testing.T, k taken, entries ...tarEntry) taken {
 	return k.with(doctoredArchive(t, w.n, withEntries(entriesOf(t, k.archive), diff)))
 }
 
-// all tries the attacks with every wall up, then in audit mode.
+// modes are how a node is when it is attacked: with every wall up, with a verification that only speaks, without any.
+var modes = []struct {
+	name string
+	// node changes it, from the one before.
+	node func(*harness.Tools) []harness.Option
+	stop func(wallAttack) stop
+}{
+	{"strict", nil, func(a wallAttack) stop { return a.strict }},
+	{"audit", func(*harness.Tools) []harness.Option {
+		return []harness.Option{harness.WithRestoreConfig(`verification = "audit"`)}
+	}, func(a wallAttack) stop { return a.audit }},
+	{"unverified", func(tools *harness.Tools) []harness.Option {
+		return []harness.Option{harness.WithRestoreConfig(`verification = "strict"`),
+			harness.WithEnv(switchUnverified + "=1"), harness.WithBinary(filepath.Join(tools.Bin, "test", "containerd"))}
+	}, func(a wallAttack) stop { return a.unverified }},
+}
+
+// all tries the attacks in all modes, and the honest restores in those that somebody may choose.
 func (w *wall) all(t *testing.T, attacks ...wallAttack) {
 	t.Helper()
-	for _, mode := range []string{"strict", "audit"} {
-		if mode != "strict" {
-			w.n.Reconfigure(harness.WithRestoreConfig(`verification = "audit"`))
+	for _, mode := range modes {
+		if mode.name == "unverified" {
+			attacks = slices.DeleteFunc(attacks, func(a wallAttack) bool { return a.unverified.at == "" })
 		}
-		t.Run(mode, func(t *testing.T) {
+		if len(attacks) == 0 {
+			return
+		}
+		if mode.node != nil {
+			w.n.Reconfigure(mode.node(w.n.Tools())...)
+		}
+		t.Run(mode.name, func(t *testing.T) {
 			shared := w.n.Pod(t)
 			for _, a := range attacks {
 				t.Run(a.name, func(t *testing.T) {
-					end, pod := a.strict, shared
-					if mode != "strict" {
-						end = a.audit
-					}
+					pod := shared
 					switch {
 					case a.ownPod:
 						pod = w.n.Pod(t)
 					case a.pod != nil:
 						pod = a.pod
 					}
-					w.try(t, pod, a, end)
+					w.try(t, pod, a, mode.stop(a))
 				})
 			}
 		})
