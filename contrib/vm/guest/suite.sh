@@ -27,5 +27,5 @@ part)
 all) run=. ;;
 esac
 cd integration
-# The long ones have targets of their own. The fixtures are from another processor than an emulated one, and from cgroup v1.
-exec ../bin/test/integration.test -test.v=test2json -test.timeout 6h -test.parallel 2 -test.run "${TEST:-$run}" -test.skip '^(TestChaos|TestChaosDisk|TestSoak|TestFixtures)$'
+# One at a time: an emulated processor is slow enough for the tests' deadlines. The long ones have targets of their own. The fixtures are from another processor than an emulated one, and from cgroup v1.
+exec ../bin/test/integration.test -test.v=test2json -test.timeout 6h -test.parallel 1 -test.run "${TEST:-$run}" -test.skip '^(TestChaos|TestChaosDisk|TestSoak|TestFixtures)$'
