@@ -24,7 +24,7 @@ var unwatched = map[string]string{
 	"internal/pageserver/start.go":     "waits for a process and sets a deadline, no more",
 	"internal/mounts/detach.go":        "unmounts, no more",
 	"internal/cgroup/cgroup.go":        "closes a pipe, no more",
-	"internal/verify/user.go":          "asks the kernel, no more",
+	"internal/rights/user.go":          "asks the kernel, no more",
 }
 
 // isRPC says that a method has a request and a response of gRPC, or a stream of them.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/rights"
 	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
@@ -27,11 +28,14 @@ func (c *container) access() error {
 	if err != nil || g.reachable.has(capDACOverride) {
 		return err
 	}
-	u, err := newUser(g)
+	u, err := rights.New(rights.Holder{
+		UID: g.uid, GID: g.gid, Groups: g.groups, ReadSearch: g.reachable.has(capDACReadSearch), AnyUser: g.permitted.has(capSetUID),
+		AnyOwner: g.reachable&(capFOwner|capChown) != 0,
+	})
 	if err != nil {
 		return err
 	}
-	defer u.close()
+	defer u.Close()
 	a := &accessCheck{
 		container: c, uses: map[uint32]*uses{},
 		paths: &paths{table: c.table, step: c.step, user: u, granted: g, searched: map[string]error{}},

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-restore/cri-restore/internal/rights"
 	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
@@ -18,7 +19,7 @@ type paths struct {
 	granted
 	table *place.Table
 	step  func(n int) error
-	user  *user
+	user  *rights.User
 	// searched are the directories that have been looked at.
 	searched map[string]error
 }
@@ -54,7 +55,7 @@ func (p *paths) mayFile(at place.Place, f *os.File, modes []uint32) error {
 		return nil
 	}
 	for _, mode := range modes {
-		if err := errors.Join(p.step(1), p.judge(f, at.Mount, mode)); err != nil {
+		if err := errors.Join(p.step(1), p.user.May(f, at.Mount.ReadOnly, mode)); err != nil {
 			return err
 		}
 	}
@@ -83,7 +84,7 @@ func (p *paths) search(dir string) error {
 		default:
 			err = p.mayFile(at, f, []uint32{unix.X_OK})
 		}
-		if err != nil && !errors.Is(err, place.ErrAbsent) && !errors.Is(err, place.ErrLink) {
+		if err != nil && !errors.Is(err, place.ErrAbsent) && !errors.Is(err, place.ErrLink) && !errors.Is(err, rights.ErrLink) {
 			err = fmt.Errorf("%s: %w", at.Path, err)
 		}
 		p.searched[at.Path] = err
@@ -91,37 +92,6 @@ func (p *paths) search(dir string) error {
 	})
 	p.searched[dir] = err
 	return err
-}
-
-// judge asks the kernel. What a user could change to be allowed counts as allowed: a file may have
-// been open since before its owner took the right away.
-func (p *paths) judge(f *os.File, m *place.Mount, mode uint32) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT == unix.S_IFLNK && mode != 0 {
-		return place.ErrLink
-	}
-	users := []uint32{p.uid}
-	if p.permitted.has(capSetUID) && st.Uid != p.uid {
-		users = append(users, st.Uid)
-	}
-	var err error
-	for _, uid := range users {
-		// A file system that nobody can write to is no matter of rights.
-		if err = p.user.may(uid, int(f.Fd()), mode); err == nil || errors.Is(err, unix.EROFS) {
-			return nil
-		}
-		owner := st.Uid == uid || p.reachable&(capFOwner|capChown) != 0
-		if owner && errors.Is(err, unix.EACCES) && !m.ReadOnly {
-			return nil
-		}
-	}
-	if !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) {
-		return err
-	}
-	return fmt.Errorf("owner %d:%d, mode %#o: %w", st.Uid, st.Gid, st.Mode&0o7777, fs.ErrPermission)
 }
 
 // mayDevice judges a device node that is not there yet.
@@ -150,7 +120,7 @@ func (p *paths) mayChange(name string) error {
 	for dir := path.Dir(name); ; dir = path.Dir(dir) {
 		err := p.may(dir, unix.W_OK, unix.X_OK)
 		if !errors.Is(err, place.ErrAbsent) || dir == "/" {
-			if err != nil && !errors.Is(err, place.ErrLink) {
+			if err != nil && !errors.Is(err, place.ErrLink) && !errors.Is(err, rights.ErrLink) {
 				err = fmt.Errorf("directory %s: %w", dir, err)
 			}
 			return err

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
 
@@ -254,7 +255,7 @@ func TestAttacksByDeletedFiles(t *testing.T) {
 		"directory in root, nothing there":   {volume("/data/gone", 0o40755), ""},
 		"directory in memory, over another":  {volume("/dev/pts", 0o40777), "mount"},
 		"directory in memory, over a device": {volume("/dev/null", 0o40777), "where something is now"},
-		"directory of another user":          {volume("/vol/gone", 0o40777, owner(0, 0)), "user 0"},
+		"directory of another user":          {volume("/data/gone", 0o40777, owner(0, 0)), "user 0"},
 		"file of another user":               {volume("/vol/gone", 0o100644, owner(0, 1000)), "user 0"},
 		"file of another group":              {volume("/vol/gone", 0o100644, owner(1000, 0)), "group 0"},
 		"file of one of its groups":          {volume("/vol/gone", 0o100644, owner(1000, 2000)), ""},
@@ -301,4 +302,33 @@ func TestAttackByMessageQueue(t *testing.T) {
 		"everybody's, to read":      {queue(0o100644, unix.O_RDONLY), ""},
 		"everybody's, not to write": {queue(0o100644, unix.O_WRONLY), "CAP_DAC_OVERRIDE"},
 	})
+}
+
+// TestDeletedDirectoryInVolume: what appears at the path of a deleted directory after the verification becomes nobody's who was not allowed to use it.
+func TestDeletedDirectoryInVolume(t *testing.T) {
+	spec, root, report := filesSpec(mounted("/vol", "bind", t.TempDir())), t.TempDir(), &Report{}
+	files := regularAt("/vol/gone", 0o41777, criutest.RootMount, 0)
+	images := stage(t, merged(criutest.Tasks(criutest.Task{PID: 1}), criutest.Files(files...), ghostOf(0o41777, func(e *ghost_file.GhostFileEntry) {
+		e.Uid, e.Gid = proto.Uint32(1000), proto.Uint32(1000)
+	})), spec, root)
+	err := inContainer(t, subjectOf(t, images, spec, Rules{}), root, report, (*container).paths, (*container).deleted)
+	requireFinding(t, report, err, "")
+	replaced := map[string]string{}
+	for name, data := range report.Replaced {
+		replaced[name] = string(data)
+	}
+	again := subjectOf(t, replaced, spec, Rules{})
+	ghost, err := criu.One[*ghost_file.GhostFileEntry](again.Images, "ghost-file-1a.img", "GHOST_FILE")
+	if err != nil || ghost.GetMode() != 0o40700 || ghost.GetUid() != 0 || ghost.GetGid() != 0 || ghost.GetIno() != 7 {
+		t.Errorf("%v, %v", ghost, err)
+	}
+	all, err := criu.Entries[*fdinfo.FileEntry](again.Images, "files.img", "FILES")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if r := f.GetReg(); r.GetName() == "/vol/gone" && r.GetMode() != 0o40700 || r.GetName() == "/" && r.GetMode() != 0o40755 {
+			t.Errorf("%v", f)
+		}
+	}
 }

@@ -14,6 +14,12 @@ type capabilities uint64
 
 // The numbers of those that matter here by themselves (linux/capability.h).
 const (
+	// Those that decide who may open a file.
+	capChown         capabilities = 1 << 0
+	capDACOverride   capabilities = 1 << 1
+	capDACReadSearch capabilities = 1 << 2
+	capFOwner        capabilities = 1 << 3
+
 	capSetGID      capabilities = 1 << 6
 	capSetUID      capabilities = 1 << 7
 	capSetPCap     capabilities = 1 << 8

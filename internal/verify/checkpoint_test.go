@@ -15,7 +15,7 @@ import (
 )
 
 // strictPod is the spec of a container without capabilities, in namespaces of its pod.
-func strictPod(t *testing.T) *specs.Spec {
+func strictPod(t testing.TB) *specs.Spec {
 	t.Helper()
 	// Any file that is not this process's namespace stands for one of a pod.
 	other := filepath.Join(t.TempDir(), "ns")

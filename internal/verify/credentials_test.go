@@ -52,7 +52,7 @@ func asRestricted(c *creds.CredsEntry) {
 }
 
 // node replaces what this process would hand on to a container.
-func node(t *testing.T, change ...func(*inherited)) {
+func node(t testing.TB, change ...func(*inherited)) {
 	t.Helper()
 	own := inherited{bounding: allCapabilities, permitted: allCapabilities}
 	for i := range own.hard {

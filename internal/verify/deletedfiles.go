@@ -7,9 +7,11 @@ import (
 	"path"
 	"strconv"
 
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	ghost_file "github.com/checkpoint-restore/go-criu/v7/crit/images/ghost-file"
 	remap_file_path "github.com/checkpoint-restore/go-criu/v7/crit/images/remap-file-path"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/verify/place"
@@ -38,6 +40,7 @@ func (c *container) deleted() error {
 		return nil
 	}
 	may := c.owners()
+	closed := map[*fdinfo.FileEntry]bool{}
 	for _, r := range c.remaps {
 		p, ok := c.places[r.file]
 		if r.GetRemapType() == remap_file_path.RemapType_PROCFS || !ok {
@@ -74,6 +77,13 @@ func (c *container) deleted() error {
 			refuse("deleted directory", "one where something is now", "deleted directories where nothing is")
 			continue
 		}
+		if e.GetMode()&unix.S_IFMT == unix.S_IFDIR && kind == place.Volume {
+			closed[r.file.FileEntry] = true
+			if err := c.closeGhost(r, e); err != nil {
+				return err
+			}
+			continue
+		}
 		if uid := e.GetUid(); !may.anyUser && !may.users[uid] {
 			refuse("owner", fmt.Sprintf("user %d", uid), "a user whom a process of the checkpoint has")
 		}
@@ -81,7 +91,35 @@ func (c *container) deleted() error {
 			refuse("owner", fmt.Sprintf("group %d", gid), "a group that a process of the checkpoint has, or that of the directory where it gives it to all files")
 		}
 	}
-	return nil
+	return c.closeFiles(closed)
+}
+
+// closedMode is that of a deleted directory in a volume.
+const closedMode = unix.S_IFDIR | 0o700
+
+// closeGhost gives a deleted directory in a volume to root, and nobody else a right to it. CRIU takes a directory that has appeared at its path
+// since for the one that it is to make: who can put one there, or a file, which is somebody else's, must not gain by that.
+func (c *container) closeGhost(r *remap, e *ghost_file.GhostFileEntry) error {
+	e = proto.Clone(e).(*ghost_file.GhostFileEntry)
+	e.Mode, e.Uid, e.Gid = proto.Uint32(closedMode), proto.Uint32(0), proto.Uint32(0)
+	return c.replace(r.image(), "GHOST_FILE", e)
+}
+
+// closeFiles does the same in the entries of the open files, with which CRIU compares what it has opened (criu/files-reg.c, validate_file).
+func (c *container) closeFiles(closed map[*fdinfo.FileEntry]bool) error {
+	if len(closed) == 0 {
+		return nil
+	}
+	out := make([]proto.Message, 0, len(c.files))
+	for _, f := range c.files {
+		e := f.FileEntry
+		if closed[e] {
+			e = proto.Clone(e).(*fdinfo.FileEntry)
+			e.Reg.Mode = proto.Uint32(closedMode)
+		}
+		out = append(out, e)
+	}
+	return c.replace(filesImage, "FILES", out...)
 }
 
 // firstOfGhost reads what an image says of a deleted file, without the file.

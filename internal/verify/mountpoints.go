@@ -65,6 +65,7 @@ func (v *verifier) mountpoints(root *place.Mount) (*mountTree, error) {
 		out = append(out, m.MntEntry)
 	}
 	for _, o := range tree.odd {
+		(&mount{MntEntry: o.MntEntry}).followNoLinks()
 		out = append(out, o.MntEntry)
 	}
 	if err := v.replace(name, "MNTS", out...); err != nil {

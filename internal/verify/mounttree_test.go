@@ -8,8 +8,10 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
 
@@ -116,4 +118,23 @@ func TestMountsMalformed(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+// TestOddMountsFollowNoLinks: what an audit lets through is mounted all the same.
+func TestOddMountsFollowNoLinks(t *testing.T) {
+	aNode(t)
+	v, _, err := checkMounts(t, mountFiles(more(criutest.Bind(50, 1, "/data", "/secret", 0), criutest.Bind(51, 2, "/secret/x", "/secret", 0))), mountsSpec())
+	if err != nil || v.report.Total == 0 {
+		t.Fatal(err, v.report.Err())
+	}
+	images := subjectOf(t, map[string]string{"mountpoints-2.img": string(v.report.Replaced["mountpoints-2.img"])}, mountsSpec(), Rules{}).Images
+	all, err := criu.Entries[*mnt.MntEntry](images, "mountpoints-2.img", "MNTS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		if m.GetFstype() != uint32(mnt.Fstype_PROC) && m.GetFlags()&unix.MS_NOSYMFOLLOW == 0 {
+			t.Errorf("CRIU would follow links in %v", m)
+		}
+	}
 }
