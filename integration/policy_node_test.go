@@ -135,7 +135,7 @@ func TestPolicyUnable(t *testing.T) {
 			n.Reconfigure(test.opts...)
 			requirePlugin(t, n, test.status, test.words...)
 			if test.status == "ok" {
-				// criu check runs beside the start, so that the status cannot tell.
+				// criu check runs after the start, so that the status cannot tell.
 				test.words = append(test.words, "the kernel is too old")
 				waitDaemonLog(t, n, append(test.words, "this node cannot restore checkpoints")...)
 			}

@@ -27,6 +27,10 @@ import (
 // checkTimeout bounds the call of CRIU when containerd starts.
 const checkTimeout = 20 * time.Second
 
+// checkDelay is when the checks begin that take longer, so that they do not slow down the start of containerd on a node
+// with few processors. A request that needs them earlier makes them at once.
+const checkDelay = 2 * time.Second
+
 // wanted reports whether CRI is to be decorated. It is not if the plugin is
 // disabled, by its own configuration or by disabled_plugins: containerd is
 // then as without it.
@@ -138,13 +142,13 @@ func shimPath(ic *plugin.InitContext) string {
 	return os.Getenv("PATH")
 }
 
-// abilities returns whether the node can restore, by checks that take too long for the start of containerd: they run beside it,
+// abilities returns whether the node can restore, by checks that take too long for the start of containerd: they run after it,
 // and again when a checkpoint is asked for while one of them fails. binary is the CRIU that [supported] has found.
 func abilities(ctx context.Context, binary string) *ability.Ability {
 	a := ability.New("restore checkpoints",
 		func(ctx context.Context) error { return criu.CheckKernel(ctx, binary) },
 	)
-	a.Begin(ctx)
+	a.Begin(ctx, checkDelay)
 	return a
 }
 

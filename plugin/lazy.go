@@ -20,7 +20,7 @@ import (
 
 // lazyPages returns what lazy restores need, nil if the node cannot do them; then all memory is
 // restored before a container runs. If anybody may ask for one, it is said why. Whether the kernel can do them is
-// found out beside the start of containerd.
+// found out after the start of containerd.
 func lazyPages(ic *plugin.InitContext, config *Config) *restore.Pages {
 	if config.LazyPages == string(policy.LazyOff) && !slices.Contains(config.PodAnnotations, policy.AnnotationLazy) {
 		ic.Meta.Exports["lazy_pages"] = config.LazyPages
@@ -38,7 +38,7 @@ func lazyPages(ic *plugin.InitContext, config *Config) *restore.Pages {
 		// What the page server needs of userfaultfd, the events of fork, remap and unmap included.
 		return criu.CheckFeature(ctx, binary, "uffd-noncoop")
 	})
-	kernel.Begin(ic.Context)
+	kernel.Begin(ic.Context, checkDelay)
 	return &restore.Pages{Program: program, CRIU: binary, Able: kernel}
 }
 

@@ -20,7 +20,7 @@ const checkTimeout = 20 * time.Second
 // Check looks for one thing that the node must have. The error names it, what is wrong with it and the remedy.
 type Check func(context.Context) error
 
-// Ability is something that the node can do if all its checks pass. They are made beside the start of containerd, and
+// Ability is something that the node can do if all its checks pass. They are made after the start of containerd, and
 // as long as one of them fails again whenever somebody asks: what was missing may be there by then, such as the
 // loopback interface of a node that has just started. Checks that have passed are not made again.
 //
@@ -41,10 +41,10 @@ func New(what string, checks ...Check) *Ability {
 	return &Ability{what: what, checks: checks}
 }
 
-// Begin makes the checks and does not wait for their end.
-func (a *Ability) Begin(ctx context.Context) {
+// Begin makes the checks after some time, unless somebody has asked before, and does not wait for their end.
+func (a *Ability) Begin(ctx context.Context, after time.Duration) {
 	if a != nil {
-		a.begin(ctx)
+		time.AfterFunc(after, func() { recovery.Run(ctx, a.what, func() { a.begin(ctx) }) })
 	}
 }
 

@@ -70,7 +70,7 @@ func TestCallersShareARound(t *testing.T) {
 		<-release
 		return nil
 	})
-	a.Begin(ctx)
+	a.Begin(ctx, 0)
 	<-begun
 	gone, cancel := context.WithCancelCause(ctx)
 	left := errors.New("the caller has left")
@@ -95,7 +95,7 @@ func TestCallersShareARound(t *testing.T) {
 
 func TestNilIsAble(t *testing.T) {
 	var a *Ability
-	a.Begin(t.Context())
+	a.Begin(t.Context(), 0)
 	if err := a.Err(t.Context()); err != nil || !a.Passed() {
 		t.Error(err)
 	}
