@@ -20,7 +20,7 @@ func TestInstall(t *testing.T) {
 	t.Parallel()
 	tools := harness.Require(t)
 	version := builtVersion(t, tools.Bin)
-	archive := archived(t, tools.Bin, version)
+	bin, archive := archived(t, tools.Bin, version)
 
 	dir := t.TempDir()
 	command(t, nil, "tar", "-xzf", archive, "-C", dir)
@@ -42,9 +42,13 @@ func TestInstall(t *testing.T) {
 	if err != nil || !strings.Contains(string(list), "ExecStart=/opt/cri-restore/bin/containerd\n") {
 		t.Errorf("the unit's drop-in: %v: %s", err, list)
 	}
-	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc", "restore-guard", "restore-pages"} {
-		if !bytes.Equal(content(t, filepath.Join(tools.Bin, name)), content(t, filepath.Join(installed, "bin", name))) {
-			t.Errorf("%s is not the one that was built", name)
+	programs, err := os.ReadDir(filepath.Join(installed, "bin"))
+	if err != nil || len(programs) == 0 {
+		t.Errorf("%d programs: %v", len(programs), err)
+	}
+	for _, p := range programs {
+		if !bytes.Equal(content(t, filepath.Join(bin, p.Name())), content(t, filepath.Join(installed, "bin", p.Name()))) {
+			t.Errorf("%s is not the one that was built", p.Name())
 		}
 	}
 
@@ -104,25 +108,26 @@ func builtVersion(t *testing.T, bin string) string {
 	return version
 }
 
-// archived makes the archive as make dist does, of programs that are built: with their version there is nothing to build.
-func archived(t *testing.T, bin, version string) string {
+// archived makes the archive as make dist does, in a folder of its own to which the programs of another are copied: with
+// their version there is little to build.
+func archived(t *testing.T, from, version string) (bin, archive string) {
 	t.Helper()
 	repo, err := harness.Repo()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := filepath.Join(t.TempDir(), "bin")
-	if err := os.CopyFS(out, os.DirFS(bin)); err != nil {
+	bin = filepath.Join(t.TempDir(), "bin")
+	if err := os.CopyFS(bin, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
-	command(t, []string{"MAKEFLAGS="}, "make", "-C", repo, "--no-print-directory", "dist", "BIN="+out, "VERSION="+version)
-	archive := filepath.Join(out, "dist", "cri-restore-"+version+"-linux-"+runtime.GOARCH+".tar.gz")
+	command(t, []string{"MAKEFLAGS="}, "make", "-C", repo, "--no-print-directory", "dist", "BIN="+bin, "VERSION="+version)
+	archive = filepath.Join(bin, "dist", "cri-restore-"+version+"-linux-"+runtime.GOARCH+".tar.gz")
 	sum := exec.Command("sha256sum", "--check", "--strict", archive+".sha256")
 	sum.Dir = filepath.Dir(archive)
 	if out, err := sum.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
-	return archive
+	return bin, archive
 }
 
 func content(t *testing.T, name string) []byte {
