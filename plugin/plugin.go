@@ -169,6 +169,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 		Limits:      s.limits,
 		CRIUConfig:  config.CRIUConfig,
 		Guard:       ic.Meta.Exports["guard_path"],
+		Audit:       config.Verification == audit,
 		Pages:       pages,
 		Runc:        &runc.Binaries{Path: shimPath(ic)},
 		Turns:       turn.New(config.MaxConcurrentRestores),

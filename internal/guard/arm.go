@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-restore/cri-restore/internal/grant"
 )
 
 // Program is the name of the program, which is installed beside containerd.
@@ -30,8 +32,12 @@ type Facts struct {
 	Version int `json:"version"`
 	// Container is the ID of the container.
 	Container string `json:"container"`
-	// Bundle is the directory with the OCI bundle that the runtime is given.
-	Bundle string `json:"bundle"`
+	// Grant is what the container is granted.
+	Grant grant.Container `json:"grant"`
+	// Audit says that what is found is only noted.
+	Audit bool `json:"audit,omitempty"`
+	// Namespaces are the node's, those of containerd, by their names below /proc/PID/ns.
+	Namespaces map[string]string `json:"namespaces"`
 	// Cgroups are the cgroups of containerd, as in /proc/self/cgroup.
 	Cgroups string `json:"cgroups"`
 }
@@ -50,6 +56,9 @@ func Arm(dir, program string, f Facts) (script string, err error) {
 		return "", fmt.Errorf("guard of the restore: cgroups of this process: %w", err)
 	}
 	f.Version, f.Cgroups = factsVersion, string(own)
+	if f.Namespaces, err = ownNamespaces("self"); err != nil {
+		return "", fmt.Errorf("guard of the restore: namespaces of this process: %w", err)
+	}
 	if err := write(filepath.Join(dir, factsFile), f); err != nil {
 		return "", fmt.Errorf("guard of the restore: %w", err)
 	}

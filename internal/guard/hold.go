@@ -2,6 +2,8 @@ package guard
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -15,7 +17,20 @@ const yard = "/tmp/.criu.mntns."
 // hold keeps CRIU from following links of the root file system, and from writing to a read-only one, whatever the mounts
 // image says: CRIU before 4.2 does not set the flags of this mount, which then are those of its source (mount-v2.c, do_mount_root_v2).
 // That is a bind mount of runc's (libcontainer/criu_linux.go, Restore).
+//
+// It also notes in which cgroups CRIU is: the runtime has put it into the container's.
 func (g *guard) hold() error {
+	criu, err := parent()
+	if err != nil {
+		return err
+	}
+	cgroup, err := readProc(criu, "cgroup")
+	if err != nil {
+		return fmt.Errorf("cgroup of CRIU: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(g.dir, cgroupFile), cgroup, 0o600); err != nil {
+		return err
+	}
 	mounts, err := mountsOf(g.init)
 	if err != nil {
 		return err
@@ -30,7 +45,7 @@ func (g *guard) hold() error {
 		return fmt.Errorf("the root file system that the runtime has mounted for CRIU is not there: %w", errdefs.ErrFailedPrecondition)
 	}
 	flags := uint64(unix.MOUNT_ATTR_NOSYMFOLLOW)
-	if g.spec.Root.Readonly {
+	if g.facts.Grant.RootReadonly {
 		flags |= unix.MOUNT_ATTR_RDONLY
 	}
 	return inMounts(g.init, func() error {

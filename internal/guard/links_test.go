@@ -8,8 +8,9 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/grant"
 )
 
 const closed = unix.MS_NOSYMFOLLOW | unix.MS_RDONLY
@@ -24,10 +25,7 @@ func TestRelease(t *testing.T) {
 	w.mount("proc", "proc", 0)
 	w.inside(func() error { return os.Symlink("/real", filepath.Join(w.root, "linked")) })
 	w.enter()
-	w.spec.Mounts = []specs.Mount{
-		{Destination: "/a", Type: "bind", Options: []string{"bind", "ro"}},
-		{Destination: "/linked/kept/", Type: "bind", Options: []string{"ro", "nosymfollow", "bind"}},
-	}
+	w.facts.Grant.Mounts = []grant.Mount{{Destination: "/a", Flags: unix.MS_RDONLY}, {Destination: "/linked/kept", Flags: closed}}
 	check(t, w.run(stageRestored))
 	for p, want := range map[string]string{"/.": "rw,nodev,relatime", "/a": "ro,relatime", "/a2": "rw,relatime", "/real/kept": "ro,relatime,nosymfollow", "/proc": "rw,relatime"} {
 		if got := w.flags("/")[p]; got != want {
@@ -35,7 +33,7 @@ func TestRelease(t *testing.T) {
 		}
 	}
 	v, err := Outcome(w.dir)
-	if err != nil || !v.Released || v.Err() != nil {
+	if err != nil || !v.Released || v.Failure != "" || v.Found() != nil {
 		t.Errorf("verdict %+v, %v", v, err)
 	}
 }
@@ -48,13 +46,13 @@ func TestReleaseFails(t *testing.T) {
 			w.mount("", "tmpfs", unix.MS_NOSYMFOLLOW)
 			w.inside(func() error { return os.Mkdir(filepath.Join(w.root, "dir"), 0o755) })
 			w.enter()
-			w.spec.Mounts = []specs.Mount{{Destination: destination, Type: "bind", Options: []string{"nosymfollow"}}}
+			w.facts.Grant.Mounts = []grant.Mount{{Destination: destination, Flags: unix.MS_NOSYMFOLLOW}}
 			if err := w.run(stageRestored); err == nil || !strings.Contains(err.Error(), destination) {
 				t.Errorf("got %v", err)
 			}
 			v, err := Outcome(w.dir)
 			check(t, err)
-			if err := v.Err(); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), destination) {
+			if err := v.Failed(); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), destination) {
 				t.Errorf("verdict %v", err)
 			}
 		})
@@ -65,7 +63,7 @@ func TestReleaseFails(t *testing.T) {
 func TestHold(t *testing.T) {
 	for _, readonly := range []bool{false, true} {
 		w := newWorld(t)
-		w.spec.Root.Readonly = readonly
+		w.facts.Grant.RootReadonly = readonly
 		if err := w.run(stageNamespaces); !errdefs.IsFailedPrecondition(err) {
 			t.Errorf("without a root file system: %v", err)
 		}

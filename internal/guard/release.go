@@ -2,14 +2,11 @@ package guard
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-
-	"github.com/cri-restore/cri-restore/internal/grant"
 )
 
 // release has links followed again in the container's mounts, except in those in which the pod does not want it. CRIU opens
@@ -34,7 +31,7 @@ func (g *guard) release() error {
 		}
 	}
 	g.verdict.Released = true
-	return nil
+	return g.leave()
 }
 
 // releaseMounts returns the IDs of those that keep the flag.
@@ -54,11 +51,11 @@ func (g *guard) releaseMounts() (keep []int, err error) {
 		}
 	}()
 	// All are found first, as where they are may lead through links in one of them.
-	for _, m := range g.spec.Mounts {
-		if grant.ParseMount(m).Set&unix.MS_NOSYMFOLLOW == 0 {
+	for _, m := range g.facts.Grant.Mounts {
+		if m.Flags&unix.MS_NOSYMFOLLOW == 0 {
 			continue
 		}
-		fd, id, err := mountAt(path.Clean("/" + m.Destination))
+		fd, id, err := mountAt(m.Destination)
 		if err != nil {
 			return nil, fmt.Errorf("volume %.200q: %w", m.Destination, err)
 		}

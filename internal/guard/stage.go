@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 )
@@ -20,6 +21,8 @@ const (
 	// stageRestored: all is restored but credentials and seccomp filters, and no process has run. If the script fails
 	// CRIU kills the processes, and the restore fails.
 	stageRestored = "post-restore"
+	// stageReady: everything is as it is going to be, and all processes are stopped. What the script returns is only logged.
+	stageReady = "pre-resume"
 )
 
 // Run does what is to be done at a stage of CRIU. script is the path by which CRIU has executed the program, getenv its
@@ -35,37 +38,56 @@ func Run(script string, getenv func(string) string) error {
 		do = (*guard).held
 	case stageRestored:
 		do = (*guard).release
+	case stageReady:
+		do = (*guard).inspect
 	default:
 		return nil
 	}
 	g := &guard{dir: filepath.Dir(script)}
 	err := g.load(getenv)
-	if err == nil {
-		err = do(g)
+	if v, verr := Outcome(g.dir); verr == nil {
+		g.verdict = *v
 	}
-	if err != nil {
-		g.verdict.Failure = err.Error()
+	switch {
+	case err == nil:
+		err = do(g)
+	case getenv("CRTOOLS_SCRIPT_ACTION") == stageReady:
+		err = errors.Join(err, g.killAll(getenv))
 	}
 	if err == nil && !g.verdict.Released {
 		return nil // nothing to say yet
 	}
-	return errors.Join(err, write(filepath.Join(g.dir, verdictFile), g.verdict))
+	return errors.Join(err, g.say(err))
+}
+
+// say leaves the verdict, with what the guard could not do.
+func (g *guard) say(failure error) error {
+	if failure != nil && g.verdict.Total == 0 {
+		g.verdict.Failure = failure.Error()
+	}
+	return write(filepath.Join(g.dir, verdictFile), g.verdict)
+}
+
+// killAll kills the container's processes where no more is known of it.
+func (g *guard) killAll(getenv func(string) string) error {
+	init, err := strconv.Atoi(getenv("CRTOOLS_INIT_PID"))
+	if err != nil {
+		return err
+	}
+	all, err := descendants(init)
+	return errors.Join(err, kill(init, all))
 }
 
 // guard is one run of the program.
 type guard struct {
 	dir     string
 	facts   *Facts
-	spec    *spec
 	init    int // the container's first process
 	verdict Verdict
 }
 
 func (g *guard) load(getenv func(string) string) (err error) {
 	if g.facts, err = loadFacts(g.dir); err != nil {
-		return err
-	}
-	if g.spec, err = loadSpec(g.facts.Bundle); err != nil {
 		return err
 	}
 	if g.init, err = strconv.Atoi(getenv("CRTOOLS_INIT_PID")); err != nil {
@@ -76,7 +98,7 @@ func (g *guard) load(getenv func(string) string) (err error) {
 
 // proc is the path of something of a process.
 func proc(pid int, name string) string {
-	return filepath.Join("/proc", strconv.Itoa(pid), name)
+	return strings.TrimSuffix("/proc/"+strconv.Itoa(pid)+"/"+name, "/")
 }
 
 // readProc reads a file of a process.

@@ -3,6 +3,8 @@ package guard
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -11,8 +13,17 @@ import (
 type Verdict struct {
 	// Released is set when the guard has seen the container's mounts as the pod has them: links are followed again.
 	Released bool `json:"released,omitempty"`
+	// Inspected is set when it has looked at everything that came back, right before that was to run.
+	Inspected bool `json:"inspected,omitempty"`
+	// Took is the time that the inspection took, CPU the time of processors.
+	Took time.Duration `json:"ns,omitempty"`
+	CPU  time.Duration `json:"cpuNS,omitempty"`
 	// Failure says what the guard could not do, for which the restore fails.
 	Failure string `json:"failure,omitempty"`
+	// Findings are the first things that the pod was not granted; Total counts all, ByCheck by their kind.
+	Findings []Finding      `json:"findings,omitempty"`
+	Total    int            `json:"total,omitempty"`
+	ByCheck  map[string]int `json:"byCheck,omitempty"`
 }
 
 // Outcome returns the verdict on a restore. The error is of class errdefs.ErrNotFound if the guard has said nothing.
@@ -24,13 +35,32 @@ func Outcome(dir string) (*Verdict, error) {
 	return &v, nil
 }
 
-// Err returns nil if the restored processes may run, or else an error of class errdefs.ErrFailedPrecondition.
-func (v *Verdict) Err() error {
-	if v.Failure != "" {
-		return fmt.Errorf("guard of the restore: %s: %w", v.Failure, errdefs.ErrFailedPrecondition)
+// Found returns nil if nothing was found that the pod was not granted, or else an error of class errdefs.ErrPermissionDenied.
+func (v *Verdict) Found() error {
+	if v.Total == 0 {
+		return nil
 	}
-	if !v.Released {
-		return fmt.Errorf("guard of the restore: it did not see the container's mounts: %w", errdefs.ErrFailedPrecondition)
+	texts := make([]string, 0, len(v.Findings)+1)
+	for _, f := range v.Findings {
+		texts = append(texts, f.String())
 	}
-	return nil
+	if more := v.Total - len(v.Findings); more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("the restored container has more than its pod was granted: %s: %w", strings.Join(texts, "; "), errdefs.ErrPermissionDenied)
+}
+
+// Failed returns nil if the guard has done all of its work, or else an error of class errdefs.ErrFailedPrecondition.
+func (v *Verdict) Failed() error {
+	why := v.Failure
+	switch {
+	case why != "":
+	case !v.Released:
+		why = "it did not see the container's mounts"
+	case !v.Inspected:
+		why = "it did not see what came back"
+	default:
+		return nil
+	}
+	return fmt.Errorf("guard of the restore: %s: %w", why, errdefs.ErrFailedPrecondition)
 }

@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 	"syscall"
 	"testing"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,16 +15,16 @@ const containerID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789a
 
 // world is a process in a mount namespace of its own, as the first one of a container, and a restore's directory.
 type world struct {
-	t    *testing.T
-	dir  string // of the restore
-	root string // the container's root, before it is the namespace's
-	pid  int
-	spec *specs.Spec
+	t     *testing.T
+	dir   string // of the restore
+	root  string // the container's root, before it is the namespace's
+	pid   int
+	facts Facts
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: filepath.Join(t.TempDir(), "guard"), root: t.TempDir(), spec: &specs.Spec{Root: &specs.Root{Path: "rootfs"}}}
+	w := &world{t: t, dir: filepath.Join(t.TempDir(), "guard"), root: t.TempDir(), facts: Facts{Container: containerID}}
 	cmd := exec.Command("cat")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	in, err := cmd.StdinPipe()
@@ -96,11 +94,7 @@ func (w *world) enter() {
 // run runs the guard as CRIU does.
 func (w *world) run(stage string) error {
 	w.t.Helper()
-	bundle := w.t.TempDir()
-	data, err := json.Marshal(w.spec)
-	check(w.t, err)
-	check(w.t, os.WriteFile(filepath.Join(bundle, "config.json"), data, 0o600))
-	script, err := Arm(w.dir, "/bin/true", Facts{Container: containerID, Bundle: bundle})
+	script, err := Arm(w.dir, "/bin/true", w.facts)
 	check(w.t, err)
 	return Run(script, environment(map[string]string{"CRTOOLS_SCRIPT_ACTION": stage, "CRTOOLS_INIT_PID": strconv.Itoa(w.pid)}))
 }

@@ -20,6 +20,7 @@ var containerds = map[string]func(method *ast.FuncType) bool{
 // unwatched are goroutines without a recovery, and why.
 var unwatched = map[string]string{
 	"internal/guard/mountns.go":        "of another process, restore-guard",
+	"internal/guard/inspect.go":        "of another process, restore-guard, and caught there",
 	"internal/pageserver/supervise.go": "of another process, restore-pages",
 	"internal/pageserver/start.go":     "waits for a process and sets a deadline, no more",
 	"internal/mounts/detach.go":        "unmounts, no more",

@@ -1,12 +1,17 @@
 package restore
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/grant"
 	"github.com/cri-restore/cri-restore/internal/guard"
+	"github.com/cri-restore/cri-restore/internal/verify"
 )
 
 // scriptName is how the path of the action script ends, whatever restore it is of.
@@ -15,7 +20,11 @@ const scriptName = "/guard/" + guard.Program
 // Arm has CRIU run the guard in the container's restore. Without it links of the container would stay dead, and nobody would look
 // at what came back.
 func (s *Store) Arm(id string, r *Record) error {
-	script, err := guard.Arm(s.Dirs.Guard(r.ID), s.Guard, guard.Facts{Container: id, Bundle: filepath.Join(s.Bundles, id)})
+	granted, err := s.granted(id)
+	if err != nil {
+		return err
+	}
+	script, err := guard.Arm(s.Dirs.Guard(r.ID), s.Guard, guard.Facts{Container: id, Grant: *granted, Audit: s.Audit})
 	if err != nil {
 		return err
 	}
@@ -26,18 +35,35 @@ func (s *Store) Arm(id string, r *Record) error {
 	return s.configure(r, func(p *passing) { p.script = script })
 }
 
+// granted is what the spec grants that the runtime is given.
+func (s *Store) granted(id string) (*grant.Container, error) {
+	data, err := os.ReadFile(filepath.Join(s.Bundles, id, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("OCI spec of container %s: %w", id, err)
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("OCI spec of container %s: %w", id, err)
+	}
+	return verify.Grant(&spec)
+}
+
 // Restored takes out of the container's CRIU configuration what only the restore needed.
 func (s *Store) Restored(r *Record) error {
 	return s.configure(r, func(p *passing) { *p = passing{} })
 }
 
-// Verdict returns nil if the guard has said that the restored processes may run.
-func (s *Store) Verdict(r *Record) error {
+// Verdict returns what the guard has found that the pod was not granted, nil for nothing, and an error if the processes must not run for it, or
+// because the guard could not do its work.
+func (s *Store) Verdict(r *Record) (*guard.Verdict, error) {
 	v, err := guard.Outcome(s.Dirs.Guard(r.ID))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return v.Err()
+	if found := v.Found(); found != nil && !s.Audit {
+		return v, found
+	}
+	return v, v.Failed()
 }
 
 // Armed reports whether the guard was to look at the restore: earlier plugins had none.

@@ -49,6 +49,8 @@ type Store struct {
 	Runc *runc.Binaries
 	// Guard is the path of the program restore-guard.
 	Guard string
+	// Audit says that what the guard finds is only told.
+	Audit bool
 	// Pages are the programs for lazy restores, nil on a node that cannot do them.
 	Pages *Pages
 

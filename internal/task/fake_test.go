@@ -159,7 +159,7 @@ func newWorld(t *testing.T) *world {
 			Guard:       "/bin/true",
 		},
 	}
-	w.inner.root, w.inner.verdict = w.store.Dirs.Root, `{"released":true}`
+	w.inner.root, w.inner.verdict = w.store.Dirs.Root, `{"released":true,"inspected":true}`
 	w.tasks = New(w.inner)
 	return w
 }
@@ -198,6 +198,9 @@ func (w *world) restored(id string, options *anypb.Any) *restore.Record {
 		file := filepath.Join(w.store.Dirs.Archive(r.ID), name)
 		check(w.t, errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(content), 0o600)))
 	}
+	bundle := filepath.Join(w.store.Bundles, id)
+	check(w.t, os.MkdirAll(bundle, 0o700))
+	check(w.t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(`{"process":{},"root":{"path":"rootfs"},"linux":{}}`), 0o600))
 	check(w.t, w.store.Dirs.Make(r.ID))
 	_, err := w.store.WriteConfig(r, &specs.Spec{Linux: &specs.Linux{}})
 	check(w.t, err)

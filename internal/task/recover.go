@@ -64,7 +64,7 @@ func (t *Tasks) recoverOne(ctx context.Context, b *binding, id string) error {
 // finish does for a restore that was done while no containerd waited for it what its start would have done.
 func (t *Tasks) finish(ctx context.Context, b *binding, id string, rec *restore.Record) error {
 	if !rec.Draining {
-		err := b.restores.Verdict(rec)
+		err := b.judge(ctx, id, rec)
 		if err != nil && b.restores.Armed(rec) {
 			log.G(ctx).WithError(err).WithField("container", id).Error("a container that was restored must not run, it is killed")
 			return errors.Join(t.killAll(ctx, id), b.restores.Restored(rec))

@@ -7,6 +7,7 @@ import (
 
 	api "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/pkg/tracing"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/docker/go-metrics"
@@ -80,9 +81,10 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 			resp, err = t.startOrKill(ctx, r, opts...)
 			return err
 		})
-		if err == nil {
-			// Nothing was known of the processes before. If they must not run they are killed like those of any other restore that fails.
-			err = errgrpc.ToGRPC(b.restores.Verdict(rec))
+		// Nothing was known of the processes before. If they must not run they are killed like those of any other restore that fails. CRIU
+		// fails when the guard has killed them, and does not know why.
+		if jerr := b.judge(ctx, r.ContainerID, rec); err == nil || errdefs.IsPermissionDenied(jerr) {
+			err = errgrpc.ToGRPC(jerr)
 		}
 		starts.WithValues(status.Code(err).String()).UpdateSince(began)
 		if err != nil {
