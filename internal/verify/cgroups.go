@@ -4,13 +4,17 @@ import (
 	"math"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/cgroup"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/inventory"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
 )
 
-const cgroupImage = "cgroup.img"
+const (
+	cgroupImage    = "cgroup.img"
+	inventoryImage = "inventory.img"
+)
 
 // standIn is the path of the container's cgroup in the image that CRIU reads. CRIU puts there what runc gives as the
 // root of cgroups, which is the cgroup that runc has put CRIU into (runc: libcontainer/criu_linux.go, criuApplyCgroups;
@@ -34,6 +38,9 @@ func (v *verifier) cgroups() error {
 		for _, p := range v.processes {
 			v.gatherThreads(p, leaderCgroup(p))
 		}
+		if err := v.inheritCgroup(); err != nil {
+			return err
+		}
 		return v.replace(cgroupImage, "CGROUP")
 	}
 	inv, err := v.images.Inventory()
@@ -53,17 +60,47 @@ func (v *verifier) cgroups() error {
 			continue // it ends where its parent is
 		}
 		if leaderCgroup(p) != set {
-			core := v.edit(p.GetPid(), p.Core)
-			if core.ThreadCore != nil {
-				core.ThreadCore.CgSet = proto.Uint32(set)
-			}
-			if core.Tc != nil {
-				core.Tc.CgSet = proto.Uint32(set)
-			}
+			v.setCgroup(p, set)
 		}
 		v.gatherThreads(p, set)
 	}
 	return v.replace(cgroupImage, "CGROUP", oneCgroup(set))
+}
+
+// inheritCgroup makes the first process's cgroup that of CRIU's own, and every other process's too: CRIU 4.3 looks for the
+// cgroup of one that is elsewhere, in the image that is empty, also with manage-cgroups=ignore.
+func (v *verifier) inheritCgroup() error {
+	inv, err := v.images.Inventory()
+	if err != nil || len(v.processes) == 0 {
+		return err
+	}
+	set := leaderCgroup(v.processes[0])
+	if set == 0 {
+		return nil
+	}
+	for _, p := range v.processes {
+		if p.Dead() || leaderCgroup(p) == set || leaderCgroup(p) == 0 {
+			continue
+		}
+		v.setCgroup(p, set)
+	}
+	if inv.GetRootCgSet() == set {
+		return nil
+	}
+	inv = proto.Clone(inv).(*inventory.InventoryEntry)
+	inv.RootCgSet = proto.Uint32(set)
+	return v.replace(inventoryImage, "INVENTORY", inv)
+}
+
+// setCgroup gives a process the number of a cgroup.
+func (v *verifier) setCgroup(p *criu.Process, set uint32) {
+	core := v.edit(p.GetPid(), p.Core)
+	if core.ThreadCore != nil {
+		core.ThreadCore.CgSet = proto.Uint32(set)
+	}
+	if core.Tc != nil {
+		core.Tc.CgSet = proto.Uint32(set)
+	}
 }
 
 // gatherThreads leaves all threads of a process in its cgroup, by the condition of criu/cr-restore.c, sigreturn_restore.

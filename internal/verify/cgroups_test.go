@@ -33,9 +33,15 @@ func TestCgroups(t *testing.T) {
 	if got, want := string(report.Replaced["cgroup.img"]), criutest.Image("CGROUP"); got != want {
 		t.Errorf("cgroup.img is replaced by %q, want %q", got, want)
 	}
-	if len(report.Replaced) != 2 {
-		t.Errorf("%d images are replaced, want cgroup.img and core-6.img", len(report.Replaced))
+	if len(report.Replaced) != 3 {
+		t.Errorf("%d images are replaced, want cgroup.img, inventory.img and core-6.img", len(report.Replaced))
 	}
+	// To CRIU 4.3 all processes have to be where CRIU is, or it looks for their cgroup in the empty image.
+	change(map[string]string{"": string(report.Replaced["inventory.img"])}, "", "INVENTORY", func(e *inventory.InventoryEntry) {
+		if set := criutest.Core().GetThreadCore().GetCgSet(); set == 0 || e.GetRootCgSet() != set {
+			t.Errorf("CRIU is in cgroup %d, the processes in %d", e.GetRootCgSet(), set)
+		}
+	})
 	got := &criu_core.CoreEntry{}
 	change(map[string]string{"": string(report.Replaced["core-6.img"])}, "", "CORE", func(e *criu_core.CoreEntry) { got = e })
 	want := criutest.Thread(func(e *criu_core.CoreEntry) { e.ThreadCore.CgSet = nil })
@@ -45,8 +51,8 @@ func TestCgroups(t *testing.T) {
 
 	// The honest twin: all in one cgroup.
 	report, err = layout(t, threaded(), strictPod(t))
-	if err != nil || report.Err() != nil || len(report.Replaced) != 1 || report.Replaced["cgroup.img"] == nil {
-		t.Errorf("got %v, %v, replaced %d, want only cgroup.img", err, report.Err(), len(report.Replaced))
+	if err != nil || report.Err() != nil || len(report.Replaced) != 2 || report.Replaced["cgroup.img"] == nil || report.Replaced["inventory.img"] == nil {
+		t.Errorf("got %v, %v, replaced %d, want only cgroup.img and inventory.img", err, report.Err(), len(report.Replaced))
 	}
 	// Without the image there is nothing to replace, and CRIU moves no thread.
 	files = threaded()
