@@ -107,7 +107,7 @@ func verified(t *testing.T, files map[string][]byte, spec *specs.Spec) (*Report,
 }
 
 // rootOf is a root file system with the files that a checkpoint has open in it.
-func rootOf(t *testing.T, images *criu.Images) string {
+func rootOf(t testing.TB, images *criu.Images) string {
 	t.Helper()
 	root := t.TempDir()
 	if err := os.Chmod(root, 0o755); err != nil {

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"errors"
+	"path"
 	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
@@ -91,12 +92,13 @@ func (c *container) locate(f *openFile, name string, mount *int32, itself bool) 
 // sockets checks the paths to which sockets are bound. These are as the process has written them, and CRIU looks for them
 // below the root of the container (criu/sk-unix.c, prep_unix_sk_cwd): they may lead through links, but not out.
 func (c *container) sockets() error {
+	directories := map[string]string{} // where they are; many sockets may be in one behind forty long links
 	for _, f := range c.files {
 		name := socketPath(f)
 		if name == "" {
 			continue
 		}
-		end, err := c.table.Resolve(name, c.step)
+		end, err := c.resolve(name, directories)
 		if c.over != nil {
 			return c.over
 		}
@@ -111,6 +113,24 @@ func (c *container) sockets() error {
 		c.places[f] = p
 	}
 	return nil
+}
+
+// resolve is place.Table's, which looks for each directory once. (A path may lead through forty links more than in Linux, which then
+// does not find what is judged here.)
+func (c *container) resolve(name string, directories map[string]string) (string, error) {
+	dir, base := path.Split(name)
+	if base == "" || base == "." || base == ".." {
+		return c.table.Resolve(name, c.step)
+	}
+	end, ok := directories[dir]
+	if !ok {
+		var err error
+		if end, err = c.table.Resolve(dir, c.step); err != nil {
+			return end, err
+		}
+		directories[dir] = end
+	}
+	return c.table.Resolve(end+"/"+base, c.step)
 }
 
 // socketPath returns the path to which a socket is bound, "" if there is none.

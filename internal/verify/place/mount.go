@@ -1,9 +1,8 @@
 package place
 
 import (
-	"errors"
 	"os"
-	"path"
+	"sort"
 
 	"golang.org/x/sys/unix"
 )
@@ -88,29 +87,34 @@ type Place struct {
 }
 
 // FSType is the magic number of the file system (statfs(2)) that a path is in, 0 if that is not known. For one that does not
-// exist it is that of the nearest directory above it.
+// exist it is that of the nearest directory above it, which is looked for by halves: a path may have thousands of elements.
 func (p Place) FSType() int64 {
 	if p.Mount.Base == nil {
 		return magics[p.Mount.Kind]
 	}
-	for rest := p.Rest; rest != ""; {
-		f, err := p.Mount.Base.Find(rest)
-		if err == nil {
-			defer f.Close()
-			var st unix.Statfs_t
-			if unix.Fstatfs(int(f.Fd()), &st) == nil {
-				return int64(st.Type)
-			}
-			break
-		}
-		if !errors.Is(err, ErrAbsent) {
-			break
-		}
-		if rest = path.Dir(rest); rest == "." {
-			break
+	var ends []int // of the elements
+	for i := range len(p.Rest) {
+		if p.Rest[i] == '/' {
+			ends = append(ends, i)
 		}
 	}
-	return p.Mount.Base.fstype
+	if p.Rest != "" {
+		ends = append(ends, len(p.Rest))
+	}
+	found := p.Mount.Base.fstype
+	sort.Search(len(ends), func(i int) bool {
+		f, err := p.Mount.Base.Find(p.Rest[:ends[i]])
+		if err != nil {
+			return true // absent, or nobody can say: so is all below it
+		}
+		defer f.Close()
+		var st unix.Statfs_t
+		if unix.Fstatfs(int(f.Fd()), &st) == nil {
+			found = int64(st.Type)
+		}
+		return false
+	})
+	return found
 }
 
 // InFS is the path within the file system, such as 7/stat of /proc/7/stat.
