@@ -25,7 +25,8 @@ const runningSeries, waitingSeries = `containerd_cri_restore_concurrent_restores
 // started meanwhile without standing in that queue.
 func TestLoad(t *testing.T) {
 	address := freeAddress(t)
-	n := harness.New(t, harness.WithRestoreConfig(chaosConfig+"\nmax_concurrent_restores = 2\n"), harness.WithLogLevel("info"),
+	// All pods are of one namespace, which leaves one turn to others: two restores work at a time.
+	n := harness.New(t, harness.WithRestoreConfig(chaosConfig+"\nmax_concurrent_restores = 3\n"), harness.WithLogLevel("info"),
 		harness.WithConfig(fmt.Sprintf("[plugins.'io.containerd.server.v1.metrics']\naddress = %q\n", address)))
 	type source struct {
 		name    string

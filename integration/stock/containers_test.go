@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -108,7 +109,14 @@ func (w *world) checkpoint(op, handle, location string) {
 		return location
 	}
 	w.both(op, handle+" at "+location, false, func(ctx context.Context, s *side) (proto.Message, error) {
-		return s.runtime.CheckpointContainer(ctx, &runtime.CheckpointContainerRequest{ContainerId: s.id(handle), Location: where(s)})
+		r := &runtime.CheckpointContainerRequest{ContainerId: s.id(handle), Location: where(s)}
+		for try := 1; ; try++ {
+			resp, err := s.runtime.CheckpointContainer(ctx, r)
+			// On cgroup v1 runc gives up on a busy machine when processes were not frozen soon (cgroups: fs/freezer.go).
+			if err == nil || try == 5 || !strings.Contains(err.Error(), "unable to freeze") {
+				return resp, err
+			}
+		}
 	})
 	for _, s := range []*side{w.ours, w.stock} {
 		if filepath.IsAbs(where(s)) {
