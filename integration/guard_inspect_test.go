@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/integration/harness"
+	"github.com/cri-restore/cri-restore/internal/criu"
 )
 
 // TestGuardInspects breaks what CRIU makes, after everything was verified and forced, as a bug of CRIU, runc or the plugin would: a root that can be written,
@@ -49,6 +50,11 @@ func TestGuardInspects(t *testing.T) {
 			})
 		}, []string{"process 1", "Seccomp", "mode 0"}, "seccomp"},
 	}
+	if v, err := criu.CheckVersion(t.Context(), n.Tools().CRIU); err != nil {
+		t.Fatal(err)
+	} else if v < 40200 {
+		delete(cases, "writable root") // of which this CRIU takes no flag from the image: it is read-only as the guard has made its source
+	}
 	restore := func(t *testing.T, change func(*imageEditor)) (*harness.Container, error) {
 		t.Helper()
 		c := g.pod.Create("victim", g.archive, g.opts...)
@@ -60,9 +66,7 @@ func TestGuardInspects(t *testing.T) {
 			before := n.Inventory(t)
 			c, err := restore(t, tc.change)
 			requireRefused(t, err, codes.PermissionDenied, append(tc.words, "more than its pod was granted")...)
-			if found := numbers(logTexts(c), "count"); len(found) > 0 && found[len(found)-1] > g.counted {
-				t.Errorf("it has counted from %d to %d", g.counted, found[len(found)-1])
-			}
+			requireSilent(t, c)
 			c.Remove()
 			forgetLog(t, c)
 			n.RequireNoLeak(t, before)
