@@ -132,7 +132,8 @@ func forgetSockets(t *testing.T, n *harness.Node, before harness.Inventory) {
 func TestLazyCrash(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOn))
-	archive, counted := pagesCheckpoint(t, n, "256", "2", "fork")
+	// So much that it is still arriving when the start has returned: until then the page server is in no cgroup that holds it back.
+	archive, counted := pagesCheckpoint(t, n, "1024", "2", "fork")
 	image := publishedImageOf(t, n, archive, "")
 
 	for _, tc := range []struct {
