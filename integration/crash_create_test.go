@@ -97,7 +97,7 @@ func createUntilIn(ctx context.Context, t *testing.T, pod *harness.Pod, name, im
 	select {
 	case err := <-result:
 		return err
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute): // as long as the kubelet waits
 		t.Fatal("the create does not return")
 		return nil
 	}

@@ -70,7 +70,7 @@ func hit(ctx context.Context, t *testing.T, c *harness.Container, m moment, act 
 	select {
 	case err := <-result:
 		return err, false
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute): // as long as the kubelet waits
 		t.Fatal("the start does not return")
 		return nil, false
 	}
