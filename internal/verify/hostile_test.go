@@ -22,7 +22,7 @@ const (
 	// benchmark looks at the whole.
 	hostilePart = 8
 	// hostileCPU is the time of processors that an answer may take, which others that run do not stretch. None takes a tenth of it.
-	hostileCPU = 10 * time.Second
+	hostileCPU = 10 * time.Second * slower
 )
 
 // cpu is the time that this process has taken of processors.
