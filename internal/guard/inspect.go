@@ -166,21 +166,21 @@ type process struct {
 
 func (p process) path(name string) string { return p.dir + "/" + name }
 
-// descendants returns the process and all that are below it.
+// descendants returns the process and all that are below it. With an error come those that were found, so that they can be killed.
 func descendants(pid int) ([]int, error) {
 	out := []int{pid}
 	for at := 0; at < len(out); at++ {
 		tasks, err := names(proc(out[at], "task"))
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			return nil, fmt.Errorf("process %d has ended", out[at])
+			return out, fmt.Errorf("process %d has ended", out[at])
 		}
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		for _, tid := range tasks {
 			data, err := readSmall(proc(out[at], "task/"+tid+"/children"))
 			if err != nil {
-				return nil, fmt.Errorf("children of process %d: %w", out[at], err)
+				return out, fmt.Errorf("children of process %d: %w", out[at], err)
 			}
 			out = append(out, numbers(data)...)
 		}
