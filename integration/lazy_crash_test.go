@@ -133,7 +133,7 @@ func TestLazyCrash(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOn))
 	// So much that it is still arriving when the start has returned: until then the page server is in no cgroup that holds it back.
-	archive, counted := pagesCheckpoint(t, n, "1024", "2", "fork")
+	archive, counted := pagesCheckpoint(t, n, "768", "1", "fork")
 	image := publishedImageOf(t, n, archive, "")
 
 	for _, tc := range []struct {

@@ -51,7 +51,7 @@ func eventually(t *testing.T, what string, come func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for timeout := time.After(40 * time.Second); !come(); {
+	for timeout := time.After(2 * time.Minute); !come(); {
 		select {
 		case <-tick.C:
 		case <-timeout:

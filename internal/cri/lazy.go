@@ -24,15 +24,15 @@ func (n *Node) lazily(ctx context.Context, asked policy.Lazy, dir string) (bool,
 		return false, err
 	}
 	defer images.Close()
-	var pages int64
+	var memories []int64
 	for _, name := range images.Names() {
 		if strings.HasPrefix(name, "pages-") {
 			size, _ := images.Size(name)
-			pages += size
+			memories = append(memories, size)
 		}
 	}
 	// That the kernel cannot do it is in the log.
-	return asked.Lazily(pages) && n.Restores.Pages.Able.Err(ctx) == nil, nil
+	return asked.Lazily(memories...) && n.Restores.Pages.Able.Err(ctx) == nil, nil
 }
 
 // criNamespace is that of containerd's CRI plugin (internal/cri/constants).

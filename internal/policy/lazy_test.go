@@ -8,15 +8,24 @@ import (
 
 func TestLazily(t *testing.T) {
 	for _, tc := range []struct {
-		lazy  Lazy
-		pages int64
-		want  bool
+		lazy     Lazy
+		memories []int64
+		want     bool
 	}{
-		{"", 1 << 40, false}, {LazyOff, 1 << 40, false}, {LazyOn, 1, true}, {LazyOn, 0, false},
-		{LazyAuto, lazyThreshold - 1, false}, {LazyAuto, lazyThreshold, true},
+		{"", []int64{1 << 40}, false},
+		{LazyOff, []int64{1 << 40}, false},
+		{LazyOn, []int64{1}, true},
+		{LazyOn, []int64{0}, false},
+		{LazyOn, nil, false},
+		{LazyOn, []int64{1 << 40, 1 << 40}, true},
+		{LazyAuto, []int64{lazyThreshold - 1}, false},
+		{LazyAuto, []int64{lazyThreshold}, true},
+		{LazyAuto, []int64{lazyThreshold / 2, lazyThreshold / 2}, true},
+		{LazyAuto, []int64{1 << 20, 1 << 40, 1 << 20}, true},
+		{LazyAuto, []int64{lazyThreshold, 1 << 40}, false},
 	} {
-		if got := tc.lazy.Lazily(tc.pages); got != tc.want {
-			t.Errorf("%q with %d bytes: %t", tc.lazy, tc.pages, got)
+		if got := tc.lazy.Lazily(tc.memories...); got != tc.want {
+			t.Errorf("%q with %d bytes: %t", tc.lazy, tc.memories, got)
 		}
 	}
 }
