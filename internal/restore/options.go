@@ -2,11 +2,14 @@ package restore
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -18,18 +21,35 @@ const RuntimeRunc = "io.containerd.runc.v2"
 // created: those of the request, or else the container's own runtime options,
 // with CRIU's directories added. Options of a task replace the container's (containerd: core/runtime/v2/shim.go), so
 // they have to hold all of them.
-func TaskOptions(request, container typeurl.Any, images, work string) (*anypb.Any, error) {
+//
+// user is the one that the container's spec names. To an ordinary container runc gives standard input, output and error: its
+// first process does it, before it becomes the program (runc: libcontainer/init_linux.go, fixStdioPermissions). A restore has no such
+// process, so the shim makes the pipes the user's. Without that a program of another user than root could not open /dev/stdout.
+func TaskOptions(request, container typeurl.Any, images, work string, user uint32) (*anypb.Any, error) {
 	merged, err := runtimeOptions(request, container)
 	if err != nil {
 		return nil, err
 	}
 	merged.CriuImagePath = images
 	merged.CriuWorkPath = work
+	merged.IoUid = user
 	out, err := typeurl.MarshalAnyToProto(merged)
 	if err != nil {
 		return nil, fmt.Errorf("runtime options: %w", err)
 	}
 	return out, nil
+}
+
+// User is the user that a container's OCI spec names.
+func User(c *containers.Container) (uint32, error) {
+	var spec specs.Spec
+	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
+		return 0, fmt.Errorf("OCI spec of container %s: %w", c.ID, err)
+	}
+	if spec.Process == nil {
+		return 0, nil
+	}
+	return spec.Process.User.UID, nil
 }
 
 // CheckRuntime refuses a runc that must not restore. The options are those of [TaskOptions]. The error is of class

@@ -41,12 +41,12 @@ func TestTaskOptionsAreMerged(t *testing.T) {
 			if c.container != nil {
 				before = append(before, c.container.GetValue()...)
 			}
-			merged, err := TaskOptions(c.request, c.container, "/images", "/work")
+			merged, err := TaskOptions(c.request, c.container, "/images", "/work", 1000)
 			check(t, err)
 			v, err := typeurl.UnmarshalAny(merged)
 			check(t, err)
 			want := proto.Clone(c.want).(*options.Options)
-			want.CriuImagePath, want.CriuWorkPath = "/images", "/work"
+			want.CriuImagePath, want.CriuWorkPath, want.IoUid = "/images", "/work", 1000
 			if !proto.Equal(v.(*options.Options), want) {
 				t.Errorf("got %v, want %v", v, want)
 			}
@@ -66,8 +66,8 @@ func TestOptionsOfAnotherRuntime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for what, f := range map[string]func() (*anypb.Any, error){
-				"in the request":   func() (*anypb.Any, error) { return TaskOptions(other, runc, "/i", "/w") },
-				"of the container": func() (*anypb.Any, error) { return TaskOptions(nil, other, "/i", "/w") },
+				"in the request":   func() (*anypb.Any, error) { return TaskOptions(other, runc, "/i", "/w", 0) },
+				"of the container": func() (*anypb.Any, error) { return TaskOptions(nil, other, "/i", "/w", 0) },
 			} {
 				got, err := f()
 				wantError(t, err, errdefs.IsFailedPrecondition, other.GetTypeUrl(), "only runc's")
@@ -77,6 +77,6 @@ func TestOptionsOfAnotherRuntime(t *testing.T) {
 			}
 		})
 	}
-	_, err := TaskOptions(raw(runc.GetTypeUrl(), []byte("\xff garbage")), nil, "/i", "/w")
+	_, err := TaskOptions(raw(runc.GetTypeUrl(), []byte("\xff garbage")), nil, "/i", "/w", 0)
 	wantError(t, err, errdefs.IsInvalidArgument, "runtime options")
 }

@@ -81,7 +81,11 @@ func (b *binding) prepare(ctx context.Context, c *containers.Container, rec *res
 	}
 	phase.Observe(phase.Prepare, time.Since(began))
 	b.prepared.Store(c.ID, time.Since(began))
-	merged, err := restore.TaskOptions(r.Options, c.Runtime.Options, images, work)
+	user, err := restore.User(c)
+	if err != nil {
+		return nil, err
+	}
+	merged, err := restore.TaskOptions(r.Options, c.Runtime.Options, images, work, user)
 	if err != nil {
 		return nil, err
 	}
