@@ -140,8 +140,7 @@ func TestRestoreListener(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)
 	pod := n.Pod(t)
-	// Go listens with Multipath TCP unless it is told not to, and CRIU does not know that protocol.
-	c := pod.Run("listen", workloadImage(t, n), workload("listen", "0.0.0.0:8080"), harness.Env("GODEBUG", "multipathtcp=0"))
+	c := pod.Run("listen", workloadImage(t, n), workload("listen", "0.0.0.0:8080"))
 	counted := waitOK(t, c, 1)
 	for i := range 3 {
 		if got, want := ask(t, pod.IP()), fmt.Sprintf("connection %d of pid 1\n", i+1); got != want {

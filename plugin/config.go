@@ -45,6 +45,9 @@ type Config struct {
 	// TCPConnections is what becomes of TCP connections that were established: "refuse" the
 	// checkpoint, "close" them, or "restore" them with their addresses. Default "refuse".
 	TCPConnections string `toml:"tcp_connections" json:"tcpConnections"`
+	// DisableMPTCP turns Multipath TCP off in the network of every new pod, unless the pod asks for the sysctl net.mptcp.enabled
+	// itself: CRIU cannot dump its sockets, and servers written in Go listen with it. Default true.
+	DisableMPTCP bool `toml:"disable_mptcp" json:"disableMPTCP"`
 	// LazyPages is whether processes run before all of their memory is there, which a page server
 	// then supplies: "off", "on", or "auto" for checkpoints of 64 MiB or more. Default "auto".
 	LazyPages string `toml:"lazy_pages" json:"lazyPages"`
@@ -96,6 +99,7 @@ func DefaultConfig() Config {
 		Verification:          strict,
 		VerificationTimeout:   "10s",
 		TCPConnections:        string(policy.RefuseTCP),
+		DisableMPTCP:          true,
 		LazyPages:             string(policy.LazyAuto),
 		PodAnnotations:        []string{},
 		CheckpointCompression: string(policy.Uncompressed),

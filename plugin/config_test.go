@@ -57,7 +57,7 @@ func keys(t *testing.T) []string {
 // Each key's bad values are refused by its name. A new key must say here what a bad value is.
 func TestBadValuesAreRefusedByName(t *testing.T) {
 	bad := map[string][]func(*Config){
-		"enable": nil, "allow_archives": nil, "pull_base_images": nil, "allow_checkpoint_images": nil, "max_concurrent_restores": nil, // every value is good
+		"enable": nil, "allow_archives": nil, "pull_base_images": nil, "allow_checkpoint_images": nil, "disable_mptcp": nil, "max_concurrent_restores": nil, // every value is good
 		"verification":            {func(c *Config) { c.Verification = "" }, func(c *Config) { c.Verification = "off" }},
 		"tcp_connections":         {func(c *Config) { c.TCPConnections = "keep" }},
 		"verification_timeout":    {func(c *Config) { c.VerificationTimeout = "" }, func(c *Config) { c.VerificationTimeout = "10" }, func(c *Config) { c.VerificationTimeout = "-1s" }},

@@ -191,5 +191,6 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 	return &cri.Node{
 		Client: client, Able: able, Snapshotters: names, Restores: store, Dumps: dumps, CRIRoot: filepath.Join(filepath.Dir(root), plugins.GRPCPlugin.String()+".cri"), Policy: s.policy, Limits: s.limits,
 		PullTimeout: s.pullTimeout, NeverPull: !config.PullBaseImages, Audit: config.Verification == audit, VerificationTimeout: s.verifying,
+		DisableMPTCP: config.DisableMPTCP,
 	}, nil
 }

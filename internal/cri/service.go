@@ -49,6 +49,8 @@ type Node struct {
 	RegistryDirs func() string
 	// VerificationTimeout is what the verification of a checkpoint may take, 0 for as long as its request does.
 	VerificationTimeout time.Duration
+	// DisableMPTCP turns Multipath TCP off in the networks of pods.
+	DisableMPTCP bool
 	// Audit makes verification log and count what it would refuse.
 	Audit bool
 

@@ -1,11 +1,9 @@
 package criu
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -13,14 +11,14 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/utsns"
 	"golang.org/x/sys/unix"
 
-	"github.com/cri-restore/cri-restore/internal/recovery"
+	"github.com/cri-restore/cri-restore/internal/namespace"
 )
 
 // WriteUTS writes the image from which CRIU takes host and domain name, with those
 // of the UTS namespace at path.
 func WriteUTS(path, file string) error {
 	var name unix.Utsname
-	if err := within(path, unix.CLONE_NEWUTS, func() error { return unix.Uname(&name) }); err != nil {
+	if err := namespace.Within(path, unix.CLONE_NEWUTS, func() error { return unix.Uname(&name) }); err != nil {
 		return err
 	}
 	node, domain := unix.ByteSliceToString(name.Nodename[:]), unix.ByteSliceToString(name.Domainname[:])
@@ -31,7 +29,7 @@ func WriteUTS(path, file string) error {
 // those of the namespace at path.
 func WriteIPC(path, file string) error {
 	e := &ipc_var.IpcVarEntry{}
-	if err := within(path, unix.CLONE_NEWIPC, func() error { return readIPC(e) }); err != nil {
+	if err := namespace.Within(path, unix.CLONE_NEWIPC, func() error { return readIPC(e) }); err != nil {
 		return err
 	}
 	return writeImage(file, "IPC_VAR", e)
@@ -81,25 +79,4 @@ func sysctl(name string) ([]uint64, error) {
 		values = append(values, v)
 	}
 	return values, nil
-}
-
-// within calls f in the namespace at path.
-func within(path string, kind int, f func() error) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", path, err)
-	}
-	defer unix.Close(fd)
-	done := make(chan error)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine, nothing else runs on it.
-		runtime.LockOSThread()
-		done <- recovery.Do(context.Background(), "pod namespace", func() error {
-			if err := unix.Setns(fd, kind); err != nil {
-				return fmt.Errorf("enter %s: %w", path, err)
-			}
-			return f()
-		})
-	}()
-	return <-done
 }

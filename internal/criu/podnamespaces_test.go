@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namespace makes a namespace, calls change in it and returns its path.
-func namespace(t *testing.T, kind int, name string, change func() error) string {
+// namespaceOf makes a namespace, calls change in it and returns its path.
+func namespaceOf(t *testing.T, kind int, name string, change func() error) string {
 	t.Helper()
 	ready, done := make(chan error), make(chan struct{})
 	var path string
@@ -37,7 +37,7 @@ func namespace(t *testing.T, kind int, name string, change func() error) string 
 }
 
 func TestWriteUTS(t *testing.T) {
-	path := namespace(t, unix.CLONE_NEWUTS, "uts", func() error {
+	path := namespaceOf(t, unix.CLONE_NEWUTS, "uts", func() error {
 		return errors.Join(unix.Sethostname([]byte("pod-1")), unix.Setdomainname([]byte("example")))
 	})
 	dir := t.TempDir()
@@ -57,7 +57,7 @@ func TestWriteUTS(t *testing.T) {
 }
 
 func TestWriteIPC(t *testing.T) {
-	path := namespace(t, unix.CLONE_NEWIPC, "ipc", func() error {
+	path := namespaceOf(t, unix.CLONE_NEWIPC, "ipc", func() error {
 		return errors.Join(os.WriteFile("/proc/sys/kernel/msgmax", []byte("12345"), 0), os.WriteFile("/proc/sys/kernel/sem", []byte("111 2222 33 44"), 0))
 	})
 	dir := t.TempDir()

@@ -4,11 +4,13 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/namespace"
 )
 
 // FirstUnprivilegedPort returns the first port that anybody may bind to in the network namespace at path.
 func FirstUnprivilegedPort(path string) (first uint64, err error) {
-	err = within(path, unix.CLONE_NEWNET, func() error {
+	err = namespace.Within(path, unix.CLONE_NEWNET, func() error {
 		const name = "net/ipv4/ip_unprivileged_port_start"
 		v, err := sysctl(name)
 		if err == nil && len(v) != 1 {

@@ -191,7 +191,11 @@ func (d *Dump) criu(ctx context.Context, images, work string) error {
 	lines, lerr := criu.ErrorLines(filepath.Join(work, "dump.log"), maxLines, maxBytes)
 	if lerr == nil && len(lines) > 0 {
 		// What the shim says names a log that is gone by the time anybody reads it.
-		err = fmt.Errorf("criu: %s: %w", strings.Join(lines, "; "), errdefs.ErrFailedPrecondition)
+		text := strings.Join(lines, "; ")
+		if r := remedy(lines); r != "" {
+			text += ": " + r
+		}
+		err = fmt.Errorf("criu: %s: %w", text, errdefs.ErrFailedPrecondition)
 	}
 	return passing(fmt.Errorf("checkpointing container %q failed: %w", d.container.ID, err), lines)
 }
