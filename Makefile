@@ -5,10 +5,15 @@ GO ?= go
 
 # bin/containerd calls itself v2.4.2+cri-restore.<our version>: build metadata
 # of semantic versioning, so it compares equal to the containerd it is.
-CONTAINERD = github.com/containerd/containerd/v2
-CONTAINERD_VERSION = $(shell $(GO) list -m -f '{{.Version}}' $(CONTAINERD))
+MODULE = github.com/containerd/containerd/v2
+CONTAINERD_VERSION = $(or $(CONTAINERD),$(shell $(GO) list -m -f '{{.Version}}' $(MODULE)))
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+
+# CONTAINERD=v2.4.1 builds and tests with another containerd than that of go.mod, by a copy of go.mod: the environment
+# of Go in this module, not in those of the tools.
+OTHER_MOD = $(if $(CONTAINERD),bin/containerd-$(CONTAINERD)/go.mod)
+HERE = $(if $(CONTAINERD),env GOFLAGS='-mod=mod -modfile=$(CURDIR)/$(OTHER_MOD)')
 
 # Another machine's programs are built into a folder of their own: make dist ARCH=arm64.
 HOSTARCH = $(shell $(GO) env GOHOSTARCH)
@@ -20,9 +25,9 @@ BIN = $(CURDIR)/bin$(if $(CROSS),/$(CROSS))
 # Go need not ask git for them.
 GOBUILD = $(GO) build -trimpath -buildvcs=false -o $(BIN)/
 TAGS = urfave_cli_no_docs
-LDFLAGS = -s -w -X $(CONTAINERD)/version.Version=$(CONTAINERD_VERSION)+cri-restore.$(VERSION) \
-	-X $(CONTAINERD)/version.Revision=$(REVISION)
-STOCK_LDFLAGS = -s -w -X $(CONTAINERD)/version.Version=$(CONTAINERD_VERSION)
+LDFLAGS = -s -w -X $(MODULE)/version.Version=$(CONTAINERD_VERSION)+cri-restore.$(VERSION) \
+	-X $(MODULE)/version.Revision=$(REVISION)
+STOCK_LDFLAGS = -s -w -X $(MODULE)/version.Version=$(CONTAINERD_VERSION)
 
 TOOLS = contrib/tools
 # The version of the module that a folder of contrib/tools pins.
@@ -31,7 +36,7 @@ pinned = $(shell $(GO) -C $(TOOLS)/$(1) list -m -f '{{.Version}}' $(2))
 # Sets PATH and the folder of the CNI plugins as contrib/deps.sh left them.
 ENV = . contrib/env.sh &&
 # With TEST_RESULTS=DIR every run also writes its events there, for .ci/run.
-GOTEST = $(ENV) $(GO) tool -modfile=$(TOOLS)/gotestsum/go.mod gotestsum --format testname \
+GOTEST = $(ENV) $(HERE) $(GO) tool -modfile=$(TOOLS)/gotestsum/go.mod gotestsum --format testname \
 	$(if $(TEST_RESULTS),--jsonfile $(TEST_RESULTS)/$@.json) --
 # Makes one benchmark or test run only some: BENCH=Restore, TEST=TestRestoreTwice.
 BENCH ?= .
@@ -57,28 +62,34 @@ build: build-node ## build containerd with the plugin, shim, ctr, runc, crictl, 
 
 # What a node needs, and small programs of ours. containerd and runc call C: for another machine contrib/install/cross.sh
 # sets the compiler and the headers.
-build-node:
+build-node: $(OTHER_MOD)
 	@$(if $(CROSS),contrib/install/cross.sh $(CROSS),pkg-config --exists libseccomp) || { echo 'build: runc needs pkg-config and the headers of libseccomp: run "make deps"' >&2; exit 1; }
-	$(TARGET) $(GOBUILD) -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/... $(CONTAINERD)/cmd/ctr
-	$(TARGET) CGO_ENABLED=0 $(GOBUILD) -tags '$(TAGS) no_grpc' -ldflags '$(LDFLAGS) -extldflags "-static"' $(CONTAINERD)/cmd/containerd-shim-runc-v2
+	$(TARGET) $(HERE) $(GOBUILD) -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/... $(MODULE)/cmd/ctr
+	$(TARGET) $(HERE) env CGO_ENABLED=0 $(GOBUILD) -tags '$(TAGS) no_grpc' -ldflags '$(LDFLAGS) -extldflags "-static"' $(MODULE)/cmd/containerd-shim-runc-v2
 	cd $(TOOLS)/runc && $(TARGET) $(GOBUILD) -tags 'seccomp $(TAGS)' -ldflags '-s -w' github.com/opencontainers/runc
 
 # The environment of a build for another machine.
 TARGET = $(if $(CROSS),env $(shell contrib/install/cross.sh --env $(CROSS)))
 
-build-stock: ## build the unchanged containerd of the same version as bin/containerd-stock
-	$(GOBUILD)containerd-stock -tags '$(TAGS)' -ldflags '$(STOCK_LDFLAGS)' $(CONTAINERD)/cmd/containerd
+ifdef CONTAINERD
+$(OTHER_MOD): go.mod go.sum
+	mkdir -p $(@D) && cp go.mod go.sum $(@D)/
+	$(GO) mod edit -require=$(MODULE)@$(CONTAINERD) $@
+endif
+
+build-stock: $(OTHER_MOD) ## build the unchanged containerd of the same version as bin/containerd-stock
+	$(HERE) $(GOBUILD)containerd-stock -tags '$(TAGS)' -ldflags '$(STOCK_LDFLAGS)' $(MODULE)/cmd/containerd
 
 # Nothing else may be built with this tag: with it, verification can be switched off from outside.
-build-test: ## build a containerd whose verification the tests can switch off as bin/test/containerd
+build-test: $(OTHER_MOD) ## build a containerd whose verification the tests can switch off as bin/test/containerd
 	@mkdir -p bin/test
-	$(GOBUILD)test/containerd -tags '$(TAGS) cri_restore_test' -ldflags '$(LDFLAGS)' ./contrib/containerd
+	$(HERE) $(GOBUILD)test/containerd -tags '$(TAGS) cri_restore_test' -ldflags '$(LDFLAGS)' ./contrib/containerd
 
 # The last line of containerd that restores by itself, for comparison.
-OLD_VERSION = $(call pinned,containerd-2.3,$(CONTAINERD))
+OLD_VERSION = $(call pinned,containerd-2.3,$(MODULE))
 build-old: ## build containerd 2.3 and its shim into bin/OLD_VERSION, for the benchmarks
-	cd $(TOOLS)/containerd-2.3 && CGO_ENABLED=0 $(GOBUILD)$(OLD_VERSION)/ -tags '$(TAGS)' -ldflags '-s -w -X $(CONTAINERD)/version.Version=$(OLD_VERSION)' \
-		$(CONTAINERD)/cmd/containerd $(CONTAINERD)/cmd/containerd-shim-runc-v2
+	cd $(TOOLS)/containerd-2.3 && CGO_ENABLED=0 $(GOBUILD)$(OLD_VERSION)/ -tags '$(TAGS)' -ldflags '-s -w -X $(MODULE)/version.Version=$(OLD_VERSION)' \
+		$(MODULE)/cmd/containerd $(MODULE)/cmd/containerd-shim-runc-v2
 
 build-kubernetes: bin/kubelet bin/etcd ## build kubelet, kube-apiserver, kubectl and etcd for make test-kubernetes into bin/ (long, the first time)
 
@@ -98,12 +109,12 @@ bin/etcd: $(TOOLS)/etcd/go.mod $(TOOLS)/etcd/go.sum
 demo: deps build ## checkpoint a container, delete it, restore it from a checkpoint image (root)
 	$(ENV) contrib/checkpoint-restore-cri-test.sh
 
-test: deps build build-stock build-test test-unit test-integration ## run all tests (root)
+test: deps build build-stock build-test test-unit test-integration ## run all tests (root); CONTAINERD=v2.4.1 with another version than that of go.mod
 
-test-unit: ## run the tests that need no daemon, with the race detector
+test-unit: $(OTHER_MOD) ## run the tests that need no daemon, with the race detector
 	$(GOTEST) -race -run '$(TEST)' ./plugin/... ./internal/... ./contrib/...
 
-test-integration: ## run the tests against the real daemons (root, after deps, build, build-stock and build-test)
+test-integration: $(OTHER_MOD) ## run the tests against the real daemons (root, after deps, build, build-stock and build-test)
 	$(GOTEST) -count=1 -timeout 60m -run '$(TEST)' $$($(GO) list ./integration/... | grep -v /integration/kubernetes)
 
 test-kubernetes: deps build build-kubernetes ## run the tests with a kubelet and an API server (root)
@@ -127,7 +138,7 @@ soak: deps build ## restore SOAK_N (1000) times, eight at a time; prints what co
 race: deps build build-stock build-test ## run the integration tests against a containerd with the race detector; TEST=REGEXP chooses (root)
 	mkdir -p bin/race && cp -r bin/test bin/race/ && cp bin/ctr bin/crictl bin/runc bin/restore-pages bin/restore-guard bin/containerd-shim-runc-v2 bin/containerd-stock bin/checkpointctl \
 		bin/checkpoint-image bin/podman-archive bin/race/
-	$(GOBUILD)race/containerd -race -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/containerd
+	$(HERE) $(GOBUILD)race/containerd -race -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./contrib/containerd
 	CRI_RESTORE_BIN=$(CURDIR)/bin/race $(GOTEST) -count=1 -timeout 3h -run '$(TEST)' ./integration
 
 bench: deps build build-stock build-old ## run the benchmarks; BENCH=REGEXP chooses, BENCH_COUNT=N repeats, BENCH_SIZES="MIB ..."; results in bin/bench.json (root)

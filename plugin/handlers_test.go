@@ -1,7 +1,6 @@
 package plugin
 
 import (
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,16 +38,6 @@ BinaryName = "old-runc"
 [containerd.runtimes.other]
 runtime_type = "io.containerd.kata.v2"
 `
-
-func TestRuncHandlers(t *testing.T) {
-	got, err := runcHandlers(criRuntime(t, twoHandlers))
-	if err != nil || !maps.Equal(got, map[string]string{"runc": "", "second": "old-runc"}) {
-		t.Errorf("%v, %v", got, err)
-	}
-	if _, err := runcHandlers(struct{ X int }{}); err == nil {
-		t.Error("another shape is not noticed")
-	}
-}
 
 func TestExportRuncs(t *testing.T) {
 	dir := t.TempDir()

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/guard"
 	"github.com/cri-restore/cri-restore/internal/hook"
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
 // checkTimeout bounds the call of CRIU when containerd starts.
@@ -46,24 +46,28 @@ func wanted(ic *plugin.InitContext) bool {
 // decorate puts the restore around containerd's CRI services, or what refuses
 // checkpoints if the node cannot restore.
 func decorate(ic *plugin.InitContext, inner hook.CRIServices) (hook.CRIServices, error) {
-	node, err := ic.GetByID(plugins.CRIServicePlugin, ID)
+	instance, err := ic.GetByID(plugins.CRIServicePlugin, ID)
 	if err != nil {
-		client, cerr := containerd.New("", containerd.WithDefaultNamespace(namespace), containerd.WithInMemoryServices(ic))
+		client, cerr := containerd.New("", containerd.WithDefaultNamespace(upstream.Namespace), containerd.WithInMemoryServices(ic))
 		if cerr != nil {
 			return inner, cerr
 		}
 		inner.Runtime = cri.Refuse(client, snapshotters(ic), inner.Runtime, inner.Images, err)
 		return inner, nil
 	}
-	n := node.(*cri.Node)
-	if n.RegistryDirs, err = hook.RegistryDirs(ic); err != nil {
+	registries, err := upstream.RegistryDirs(ic)
+	if err != nil {
 		return inner, err
 	}
-	n.NoCRIU = criuDisabled(ic)
-	if err := exportRuncs(ic, n.Restores.Runc); err != nil {
+	noCRIU, err := upstream.CRIUDisabled(ic)
+	if err != nil {
 		return inner, err
 	}
-	r, i := cri.New(n, inner.Runtime, inner.Images)
+	found := instance.(*parts)
+	if err := exportRuncs(ic, found.runcs); err != nil {
+		return inner, err
+	}
+	r, i := cri.New(found.node(registries, noCRIU), inner.Runtime, inner.Images)
 	return hook.CRIServices{Runtime: r, Images: i}, nil
 }
 
@@ -74,25 +78,6 @@ func snapshotters(ic *plugin.InitContext) []string {
 		return nil
 	}
 	return slices.Sorted(maps.Keys(db.(*metadata.DB).Snapshotters()))
-}
-
-// criuDisabled reports whether the CRI plugin's enable_criu is false (containerd: internal/cri/config,
-// RuntimeConfig, of which no type is exported).
-func criuDisabled(ic *plugin.InitContext) bool {
-	p := ic.Plugins().Get(plugins.CRIServicePlugin, "runtime")
-	if p == nil {
-		return false
-	}
-	config := reflect.Indirect(reflect.ValueOf(p.Config))
-	if config.Kind() != reflect.Struct {
-		return false
-	}
-	field := config.FieldByName("EnableCRIU")
-	if !field.IsValid() {
-		return false
-	}
-	enabled, ok := field.Interface().(*bool)
-	return ok && enabled != nil && !*enabled
 }
 
 // supported looks for what a restore needs on the node and what can be seen at once: a CRIU that is new enough, and

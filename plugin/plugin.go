@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -34,13 +33,11 @@ import (
 	"github.com/cri-restore/cri-restore/internal/runc"
 	"github.com/cri-restore/cri-restore/internal/task"
 	"github.com/cri-restore/cri-restore/internal/turn"
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
 // ID is the plugin's ID; its type is CRIServicePlugin, io.containerd.cri.v1.
 const ID = "restore"
-
-// namespace is the one of containerd's CRI plugin (internal/cri/constants).
-const namespace = "k8s.io"
 
 func init() {
 	config := DefaultConfig()
@@ -69,18 +66,18 @@ func init() {
 	}
 }
 
-// initRestore makes the node and binds the task service to it. On a node that
+// initRestore makes the parts of a node and binds the task service to them. On a node that
 // cannot restore, the plugin is skipped and containerd goes on without; only
 // containers that are still to be restored are kept from starting afresh.
 func initRestore(ic *plugin.InitContext) (_ any, retErr error) {
 	defer recovery.Into(ic.Context, &retErr, "initialise")
-	var node *cri.Node
+	var found *parts
 	err := recovery.Do(ic.Context, "initialise", func() (err error) {
-		node, err = newNode(ic)
+		found, err = newParts(ic)
 		return err
 	})
 	if err == nil {
-		return node, nil
+		return found, nil
 	}
 	client, tasks, serr := taskService(ic)
 	if serr != nil {
@@ -97,7 +94,7 @@ func initRestore(ic *plugin.InitContext) (_ any, retErr error) {
 
 // taskService returns the task service, which this package has decorated.
 func taskService(ic *plugin.InitContext) (*containerd.Client, *task.Tasks, error) {
-	client, err := containerd.New("", containerd.WithDefaultNamespace(namespace), containerd.WithInMemoryServices(ic))
+	client, err := containerd.New("", containerd.WithDefaultNamespace(upstream.Namespace), containerd.WithInMemoryServices(ic))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -115,24 +112,25 @@ func taskService(ic *plugin.InitContext) (*containerd.Client, *task.Tasks, error
 // newDumps returns what takes checkpoints, as yet without the snapshotters.
 func newDumps(ic *plugin.InitContext, client *containerd.Client, tasks *task.Tasks, meta *metadata.DB) *dump.Store {
 	state := ic.Properties[plugins.PropertyStateDir]
-	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Transact: meta.Update, Freeze: cgroup.Freeze, Thaw: cgroup.Thaw, Frozen: cgroup.Frozen, Bundles: bundles(state), State: state}
+	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Transact: meta.Update, Freeze: cgroup.Freeze, Thaw: cgroup.Thaw, Frozen: cgroup.Frozen, Bundles: upstream.Bundles(state), State: state}
 }
 
 // reconcile ends the checkpoints that an earlier containerd was taking, also on a node that does not restore any more: its
 // containers would stay frozen.
 func reconcile(ic *plugin.InitContext, dumps *dump.Store) {
-	ctx := namespaces.WithNamespace(ic.Context, namespace)
+	ctx := namespaces.WithNamespace(ic.Context, upstream.Namespace)
 	if err := recovery.Do(ctx, "reconcile checkpoints", func() error { return dumps.Reconcile(ctx) }); err != nil {
 		log.G(ic.Context).WithError(err).Warn("some of what cut-off checkpoints had left could not be put right")
 	}
 }
 
-// bundles is the directory with the OCI bundles of the namespace's tasks.
-func bundles(state string) string {
-	return filepath.Join(filepath.Dir(state), plugins.RuntimePluginV2.String()+".task", namespace)
+// parts are what a node is made of, which is whole only when the CRI plugin's configuration is known, after this plugin.
+type parts struct {
+	runcs *runc.Binaries
+	node  func(registries func() string, noCRIU bool) *cri.Node
 }
 
-func newNode(ic *plugin.InitContext) (*cri.Node, error) {
+func newParts(ic *plugin.InitContext) (*parts, error) {
 	ic.Meta.Exports["version"] = ownVersion() // of a plugin that is skipped too
 	config := ic.Config.(*Config)
 	root, state := ic.Properties[plugins.PropertyRootDir], ic.Properties[plugins.PropertyStateDir]
@@ -164,7 +162,7 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 		Transact:    meta.Update,
 		Snapshotter: func(name string) snapshots.Snapshotter { return snapshotters[name] },
 		Dirs:        restore.Dirs{Root: root, State: state},
-		Bundles:     bundles(state),
+		Bundles:     upstream.Bundles(state),
 		Logs:        restore.LogKeeper{Dir: s.failedLogs, Max: config.FailedLogs},
 		Limits:      s.limits,
 		CRIUConfig:  config.CRIUConfig,
@@ -181,16 +179,29 @@ func newNode(ic *plugin.InitContext) (*cri.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := tasks.Bind(namespaces.WithNamespace(ic.Context, namespace), store, exchange.(events.Publisher)); err != nil {
+	if err := tasks.Bind(namespaces.WithNamespace(ic.Context, upstream.Namespace), store, exchange.(events.Publisher)); err != nil {
 		return nil, err
 	}
 	ic.Meta.Exports["verification"] = config.Verification
 	ic.Meta.Exports["max_concurrent_restores"] = strconv.Itoa(store.Turns.Limit())
 	ic.Meta.Exports["allow_archives"] = strconv.FormatBool(config.AllowArchives)
 	names := slices.Sorted(maps.Keys(snapshotters))
-	return &cri.Node{
-		Client: client, Able: able, Snapshotters: names, Restores: store, Dumps: dumps, CRIRoot: filepath.Join(filepath.Dir(root), plugins.GRPCPlugin.String()+".cri"), Policy: s.policy, Limits: s.limits,
-		PullTimeout: s.pullTimeout, NeverPull: !config.PullBaseImages, Audit: config.Verification == audit, VerificationTimeout: s.verifying,
-		DisableMPTCP: config.DisableMPTCP,
-	}, nil
+	return &parts{runcs: store.Runc, node: func(registries func() string, noCRIU bool) *cri.Node {
+		return &cri.Node{
+			Client:              client,
+			Able:                able,
+			Snapshotters:        names,
+			Restores:            store,
+			Dumps:               dumps,
+			NoCRIU:              noCRIU,
+			Policy:              s.policy,
+			Limits:              s.limits,
+			PullTimeout:         s.pullTimeout,
+			NeverPull:           !config.PullBaseImages,
+			RegistryDirs:        registries,
+			Audit:               config.Verification == audit,
+			VerificationTimeout: s.verifying,
+			DisableMPTCP:        config.DisableMPTCP,
+		}
+	}}, nil
 }

@@ -15,10 +15,8 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/policy"
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
-
-// criNamespace is where the CRI plugin has its containers and images (containerd: internal/cri/constants).
-const criNamespace = "k8s.io"
 
 // notForContainers are the flags that say what the node decides when a running container is checkpointed.
 var notForContainers = []string{"layout", "oci-archive", "compression", "platform", "temp-dir", "snapshotter", "namespace"}
@@ -48,6 +46,6 @@ func checkpoint(ctx context.Context, c *cli.Command, name string) (ocispec.Descr
 	}); err != nil {
 		return none, errgrpc.ToNative(err)
 	}
-	img, err := client.ImageService().Get(namespaces.WithNamespace(ctx, criNamespace), name)
+	img, err := client.ImageService().Get(namespaces.WithNamespace(ctx, upstream.Namespace), name)
 	return img.Target, err
 }

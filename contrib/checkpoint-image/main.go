@@ -19,6 +19,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/cri-restore/cri-restore/internal/image"
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
 func main() {
@@ -38,7 +39,7 @@ func main() {
 			&cli.StringFlag{Name: "compression", Value: string(image.Zstd), Usage: "of the layer: zstd, gzip or none"},
 			&cli.StringFlag{Name: "platform", Usage: "`PLATFORM` on which the process ran, as in linux/arm64 (default: this machine's)"},
 			&cli.StringFlag{Name: "temp-dir", Usage: "unpack the archive in `DIR` meanwhile (default: beside the layout or archive, else $TMPDIR)"},
-			&cli.StringFlag{Name: "namespace", Value: "k8s.io", Usage: "containerd's `NAMESPACE` for the image"},
+			&cli.StringFlag{Name: "namespace", Value: upstream.Namespace, Usage: "containerd's `NAMESPACE` for the image"},
 			&cli.StringFlag{Name: "snapshotter", Usage: "containerd's `SNAPSHOTTER` to unpack the image in (default: containerd's default)"},
 		},
 		MutuallyExclusiveFlags: []cli.MutuallyExclusiveFlags{{Required: true, Flags: [][]cli.Flag{

@@ -16,11 +16,13 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
 // describe writes what the checkpoint says of the container, as containerd's own does.
 func (n *Node) describe(c *containers.Container, status *runtime.ContainerStatus, dir string) error {
-	name, err := nameOf(c)
+	name, err := upstream.NameOf(c)
 	if err != nil {
 		return err
 	}
@@ -50,26 +52,12 @@ func (n *Node) describe(c *containers.Container, status *runtime.ContainerStatus
 		}
 	}
 	// The CRI plugin's own record of the container's state, for checkpointctl.
-	src, _, err := openRegular(filepath.Join(n.CRIRoot, "containers", c.ID, metadata.StatusFile))
+	src, _, err := openRegular(upstream.StatusFile(n.Restores.Dirs.Root, c.ID))
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	return writeFrom(filepath.Join(dir, metadata.StatusFile), src)
-}
-
-// nameOf is the name that the CRI plugin has given the container
-// (containerd: internal/cri/labels, internal/cri/store/container).
-func nameOf(c *containers.Container) (string, error) {
-	var m struct{ Metadata struct{ Name string } }
-	ext, ok := c.Extensions["io.cri-containerd.container.metadata"]
-	if !ok {
-		return "", fmt.Errorf("container %s has no metadata of the CRI plugin: %w", c.ID, errdefs.ErrFailedPrecondition)
-	}
-	if err := json.Unmarshal(ext.GetValue(), &m); err != nil {
-		return "", fmt.Errorf("CRI plugin's metadata of container %s: %w", c.ID, err)
-	}
-	return m.Metadata.Name, nil
 }
 
 // containerLog is the log of a container, up to the moment of its checkpoint.

@@ -12,6 +12,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/policy"
 	"github.com/cri-restore/cri-restore/internal/recovery"
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
 // lazily decides whether a restore is to be lazy, by what was asked for and how much memory there is.
@@ -34,9 +35,6 @@ func (n *Node) lazily(ctx context.Context, asked policy.Lazy, dir string) (bool,
 	// That the kernel cannot do it is in the log.
 	return asked.Lazily(memories...) && n.Restores.Pages.Able.Err(ctx) == nil, nil
 }
-
-// criNamespace is that of containerd's CRI plugin (internal/cri/constants).
-const criNamespace = "k8s.io"
 
 // reasonPagesLost is the reason, in CRI's status, of the end of a container whose memory did not arrive.
 const reasonPagesLost = "RestoreError"
@@ -68,7 +66,7 @@ type explainingStream struct {
 }
 
 func (e explainingStream) Send(event *runtime.ContainerEventResponse) error {
-	ctx := namespaces.WithNamespace(e.Context(), criNamespace) // which containerd sets for the other streams only
+	ctx := namespaces.WithNamespace(e.Context(), upstream.Namespace) // which containerd sets for the other streams only
 	for i, st := range event.GetContainersStatuses() {
 		if !unexplained(st) {
 			continue

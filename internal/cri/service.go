@@ -31,8 +31,6 @@ type Node struct {
 	Snapshotters []string
 	// Dumps takes checkpoints.
 	Dumps *dump.Store
-	// CRIRoot is the root directory of containerd's CRI plugin.
-	CRIRoot string
 	// NoCRIU is set if the CRI plugin's own configuration forbids checkpoints (enable_criu = false).
 	NoCRIU bool
 	// Restores keeps the restores.

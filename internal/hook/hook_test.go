@@ -3,7 +3,6 @@ package hook
 import (
 	"context"
 	"errors"
-	"reflect"
 	"testing"
 
 	api "github.com/containerd/containerd/api/services/tasks/v1"
@@ -11,9 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/plugin"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	// Registers io.containerd.cri.v1.images, whose configuration RegistryDirs reads.
-	_ "github.com/containerd/containerd/v2/plugins/cri/images"
 )
 
 // The registrations are those of the containerd in go.mod: an update that
@@ -107,30 +103,5 @@ func TestWrapKeepsTheInnerError(t *testing.T) {
 	}
 	if _, err := r.InitFn(plugin.NewContext(context.Background(), plugin.NewPluginSet(), nil)); !errors.Is(err, broken) {
 		t.Errorf("got %v, want the inner error", err)
-	}
-}
-
-// The image service's configuration is that of the containerd in go.mod.
-func TestRegistryDirs(t *testing.T) {
-	r := find(plugins.CRIServicePlugin, "images")
-	if r == nil {
-		t.Fatal("containerd registers no image service")
-	}
-	dirs, err := registryDirs(r.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := dirs()
-	reflect.ValueOf(r.Config).Elem().FieldByName("Registry").FieldByName("ConfigPath").SetString("/a:/b")
-	t.Cleanup(func() {
-		reflect.ValueOf(r.Config).Elem().FieldByName("Registry").FieldByName("ConfigPath").SetString(before)
-	})
-	if got := dirs(); got != "/a:/b" {
-		t.Errorf("got %q", got)
-	}
-	for _, config := range []any{nil, 7, &struct{}{}, &struct{ Registry int }{}, &struct{ Registry struct{ ConfigPath int } }{}, struct{ Registry struct{ ConfigPath string } }{}} {
-		if _, err := registryDirs(config); !errdefs.IsNotImplemented(err) {
-			t.Errorf("%T: %v", config, err)
-		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
 // makers are those of checkpoint images.
@@ -45,15 +46,15 @@ func merge(dst, src map[string]string) map[string]string {
 }
 
 // Annotations of a checkpointed container's OCI spec that say which container of
-// which pod it was: those of containerd's CRI (internal/cri/annotations), and
+// which pod it was: those of containerd's CRI, and
 // those of CRI-O, which repeats the labels that the kubelet sets
 // (k8s.io/kubelet/pkg/types) and adds its own.
 var podAnnotations = map[string][]string{
-	metadata.CheckpointAnnotationName:      {"io.kubernetes.cri.container-name", "io.kubernetes.container.name"},
-	metadata.CheckpointAnnotationPod:       {"io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"},
-	metadata.CheckpointAnnotationNamespace: {"io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"},
-	metadata.CheckpointAnnotationPodUID:    {"io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"},
-	metadata.CheckpointAnnotationPodID:     {"io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"},
+	metadata.CheckpointAnnotationName:      {upstream.AnnotationContainerName, "io.kubernetes.container.name"},
+	metadata.CheckpointAnnotationPod:       {upstream.AnnotationPodName, "io.kubernetes.pod.name"},
+	metadata.CheckpointAnnotationNamespace: {upstream.AnnotationPodNamespace, "io.kubernetes.pod.namespace"},
+	metadata.CheckpointAnnotationPodUID:    {upstream.AnnotationPodUID, "io.kubernetes.pod.uid"},
+	metadata.CheckpointAnnotationPodID:     {upstream.AnnotationPodID, "io.kubernetes.cri-o.SandboxID"},
 }
 
 // annotationsOf returns those of checkpointctl's that the checkpoint has a value

@@ -20,6 +20,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
 const repo = "registry.example/team/base"
@@ -182,7 +183,7 @@ func TestEnsureJoins(t *testing.T) {
 		t.Fatalf("first: %v", err)
 	}
 	pulling := <-started
-	if ns, _ := namespaces.Namespace(pulling); ns != criNamespace || pulling.Err() != nil {
+	if ns, _ := namespaces.Namespace(pulling); ns != upstream.Namespace || pulling.Err() != nil {
 		t.Fatalf("the pull runs in namespace %q, ended: %v", ns, pulling.Err())
 	}
 	if id, ok := leases.FromContext(pulling); ok {
@@ -237,7 +238,7 @@ func TestEnsureJoinsOnlyEquals(t *testing.T) {
 	requests[2].Auth = &runtime.AuthConfig{Username: "me", Password: "secret"}
 	requests[3].Auth = &runtime.AuthConfig{Username: "me", Password: "other"}
 	requests[4].RuntimeHandler = "kata"
-	requests[5].SandboxConfig = &runtime.PodSandboxConfig{Annotations: map[string]string{annotationHandler: "kata"}}
+	requests[5].SandboxConfig = &runtime.PodSandboxConfig{Annotations: map[string]string{upstream.AnnotationRuntimeHandler: "kata"}}
 	both.Add(len(requests))
 	cri.pull = func(ctx context.Context, r *runtime.PullImageRequest) (string, error) {
 		both.Done()

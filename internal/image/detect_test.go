@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/cri-restore/cri-restore/internal/upstream"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -285,7 +286,7 @@ func (failing) Get(ctx context.Context, _ string) (images.Image, error) {
 }
 
 func (w *world) mustID(target ocispec.Descriptor) string {
-	config, err := images.Config(namespaces.WithNamespace(w.ctx, criNamespace), w.db.ContentStore(), target, platforms.Default())
+	config, err := images.Config(namespaces.WithNamespace(w.ctx, upstream.Namespace), w.db.ContentStore(), target, platforms.Default())
 	check(w.t, err)
 	return config.Digest.String()
 }

@@ -15,15 +15,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
-const (
-	// criNamespace is the one namespace of containerd that its CRI looks at
-	// (internal/cri/constants.K8sContainerdNamespace).
-	criNamespace = "k8s.io"
-	// criTimeout bounds the wait for the CRI to take up a new image.
-	criTimeout = 10 * time.Second
-)
+// criTimeout bounds the wait for the CRI to take up a new image.
+const criTimeout = 10 * time.Second
 
 // Publish makes a checkpoint image from an archive in a running containerd, in
 // the namespace of ctx: content, unpacked snapshot (snapshotter empty: the
@@ -48,7 +45,7 @@ func Publish(ctx context.Context, client *containerd.Client, snapshotter, name, 
 	if err := put(ctx, client.ImageService(), img); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("store checkpoint image %s: %w", name, err)
 	}
-	if ns, _ := namespaces.Namespace(ctx); ns == criNamespace {
+	if ns, _ := namespaces.Namespace(ctx); ns == upstream.Namespace {
 		if conn, ok := client.Conn().(*grpc.ClientConn); ok && conn != nil { // nil in one process
 			cri := runtime.NewImageServiceClient(conn)
 			err = Await(ctx, client.ContentStore(), func(ctx context.Context, r *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse, error) {

@@ -21,11 +21,8 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/recovery"
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
-
-// annotationHandler of a pod names its runtime handler to containerd before 2.5
-// where the pull request does not (internal/cri/annotations.RuntimeHandler).
-const annotationHandler = "io.containerd.cri.runtime-handler"
 
 // answerTime is for the clean-up of a request that has waited in vain, and for its answer.
 const answerTime = 2 * time.Second
@@ -121,7 +118,7 @@ func pullKey(ref baseReference, r Request) string {
 	return strings.Join([]string{
 		ref.text,
 		r.RuntimeHandler,
-		r.SandboxConfig.GetAnnotations()[annotationHandler],
+		r.SandboxConfig.GetAnnotations()[upstream.AnnotationRuntimeHandler],
 		hex.EncodeToString(sum[:]),
 	}, "\x00")
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/platforms"
+	"github.com/cri-restore/cri-restore/internal/upstream"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -56,7 +57,7 @@ func newWorld(t testing.TB) *world {
 	check(t, db.Init(t.Context()))
 	w := &world{
 		t:      t,
-		ctx:    namespaces.WithNamespace(t.Context(), criNamespace),
+		ctx:    namespaces.WithNamespace(t.Context(), upstream.Namespace),
 		db:     db,
 		images: metadata.NewImageStore(db),
 		reads:  &counting{Provider: db.ContentStore()},
