@@ -154,6 +154,26 @@ func (w *world) casesOfCheckpoints(plain *pod) {
 	w.stop(c.handle)
 	w.checkpoint("CheckpointContainer stopped", c.handle, "<dir>/case.tar")
 	w.remove(c.handle)
+	w.caseOfFailedDump(plain)
+}
+
+// caseOfFailedDump asks for the checkpoint of a process that CRIU cannot dump: it has a deleted file of more than CRIU's ghost
+// limit (criu/include/cr_options.h) open.
+func (w *world) caseOfFailedDump(plain *pod) {
+	c := w.create("CreateContainer", plain, w.pulled[0], func(_ *side, r *runtime.CreateContainerRequest) {
+		r.Config.Command = []string{"/bin/sh", "-c", "exec 3<>/big; dd if=/dev/zero bs=1M count=2 >&3 2>&-; rm /big; >/ready; while :; do sleep 1; done"}
+	})
+	if c == nil {
+		return
+	}
+	w.start(c)
+	w.both("ExecSync", c.handle, false, func(ctx context.Context, s *side) (proto.Message, error) {
+		return s.runtime.ExecSync(ctx, &runtime.ExecSyncRequest{ContainerId: s.id(c.handle), Timeout: 60, Cmd: []string{"sh", "-c", "until [ -e /ready ]; do sleep 0.1; done"}})
+	})
+	w.checkpoint("CheckpointContainer", c.handle, "<dir>/case.tar")
+	w.checkpoint("CheckpointContainer", c.handle, "<dir>/absent/case.tar")
+	w.stop(c.handle)
+	w.remove(c.handle)
 }
 
 // casesOfMethods call what is left of the methods, with what is there and what is not.

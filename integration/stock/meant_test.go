@@ -35,8 +35,11 @@ var meanings = []meant{
 		"troubleshooting.md", "more than the 255 that a name may have"},
 	{"image as location", []string{"default"}, on(`^CheckpointContainer image`), on(`PermissionDenied: .*allow_checkpoint_images`), on(``),
 		"troubleshooting.md", "checkpoints are not allowed to become images on this node"},
-	{"absent directory", []string{"default"}, on(`^CheckpointContainer`), on(`NotFound: .*checkpoint directory .* does not exist`), on(`no such file or directory`),
+	{"absent directory", []string{"default"}, on(`^CheckpointContainer`), on(`NotFound: .*checkpoint directory .* does not exist`),
+		on(`no such file or directory|criu failed: type DUMP`), // stock looks at the directory when it has the dump
 		"troubleshooting.md", "checkpoint directory ... does not exist"},
+	{"failed dump", []string{"default"}, on(`^CheckpointContainer`), on(`FailedPrecondition: .*criu: `), on(`Unknown: .*criu failed: type DUMP`),
+		"troubleshooting.md", "The message has CRIU's own words after `criu:`"},
 	{"existing archive", []string{"default"}, on(`^CheckpointContainer existing`), on(`AlreadyExists: .*exists`), on(`OK`),
 		"troubleshooting.md", "nothing is ever replaced"},
 	{"pod annotation", []string{"default"}, on(`^CheckpointContainer`), on(`(InvalidArgument|PermissionDenied): .*pod annotation "org.criu.restore/`), on(`OK`),
