@@ -7,7 +7,7 @@ GO ?= go
 # of semantic versioning, so it compares equal to the containerd it is.
 MODULE = github.com/containerd/containerd/v2
 CONTAINERD_VERSION = $(or $(CONTAINERD),$(shell $(GO) list -m -f '{{.Version}}' $(MODULE)))
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION ?= $(or $(shell contrib/version.sh),$(error no version))
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 
 # CONTAINERD=v2.4.1 builds and tests with another containerd than that of go.mod, by a copy of go.mod: the environment

@@ -20,6 +20,9 @@ func TestInstall(t *testing.T) {
 	t.Parallel()
 	tools := harness.Require(t)
 	version := builtVersion(t, tools.Bin)
+	if number := changelogVersion(t); version != number && !strings.HasPrefix(version, number+"-dev") {
+		t.Errorf("what was built has version %s, the changelog %s", version, number)
+	}
 	bin, archive := archived(t, tools.Bin, version)
 
 	dir := t.TempDir()
@@ -95,6 +98,14 @@ func TestInstall(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// changelogVersion is the number of the newest version in the changelog.
+func changelogVersion(t *testing.T) string {
+	t.Helper()
+	_, rest, _ := strings.Cut(string(content(t, "../docs/CHANGELOG.md")), "\n## ")
+	number, _, _ := strings.Cut(rest, " ")
+	return number
 }
 
 // builtVersion is the version that the programs in a folder were built with.
