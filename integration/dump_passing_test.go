@@ -1,14 +1,11 @@
 package integration
 
 import (
-	"bufio"
 	"context"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -51,41 +48,39 @@ func TestCheckpointDuringExec(t *testing.T) {
 	requireContinues(t, pod.Run("restored", archive), 2)
 }
 
-// CRIU does not dump connections. The checkpoint waits for the end of short ones, as of probes, and leaves others as they are.
+// A connection that the program has accepted is no obstacle to a checkpoint, and goes on.
 func TestCheckpointDuringConnection(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)
 	pod := n.Pod(t)
 	c := pod.Run("server", n.Image(harness.Busybox), harness.Shell(`nc -ll -p 8080 -e cat & i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))
 	c.WaitCount(2)
-	dial := func() (_ net.Conn, echo func()) {
-		t.Helper()
-		conn, err := net.Dial("tcp", net.JoinHostPort(pod.IP(), "8080"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		answers := bufio.NewReader(conn)
-		return conn, func() {
-			t.Helper()
-			if _, err := conn.Write([]byte("x\n")); err != nil {
-				t.Fatal(err)
-			}
-			if line, err := answers.ReadString('\n'); err != nil || line != "x\n" {
-				t.Fatalf("%q, %v", line, err)
-			}
-		}
+	client := dialEcho(t, pod, "8080")
+	for range 3 {
+		client.requireEcho()
+		c.Checkpoint("")
 	}
+	client.requireEcho()
+	c.WaitCount(harness.Count(c.Log()) + 2)
+}
 
-	conn, echo := dial()
-	echo()
+// One that nobody has accepted yet is not dumped by CRIU. The checkpoint waits for a moment, as for a probe, and is refused if it stays.
+func TestCheckpointDuringHandshake(t *testing.T) {
+	t.Parallel()
+	n := harness.New(t)
+	pod := n.Pod(t)
+	volume := filepath.Join(n.Dir(), "volume")
+	writeHostFile(t, filepath.Join(volume, "file"), "of the volume")
+	c := pod.Run("server", workloadImage(t, n), workload("accept", ":8080", "/volume/accept"), harness.Mount(volume, "/volume", false))
+	counted := waitOK(t, c, 2)
+	dialEcho(t, pod, "8080")
 	err := c.TryCheckpoint(filepath.Join(n.Dir(), "refused.tar"))
-	requireRefused(t, err, codes.FailedPrecondition, "TCP socket")
-	echo()
+	requireRefused(t, err, codes.FailedPrecondition, "In-flight connection")
 	if log := n.DaemonLog(); strings.Count(log, "cannot checkpoint container at this moment") < 2 {
 		t.Errorf("was not tried again: %s", log)
 	}
-
-	time.AfterFunc(300*time.Millisecond, func() { conn.Close() })
-	c.Checkpoint("")
-	c.WaitCount(harness.Count(c.Log()) + 2)
+	counted = waitOK(t, c, counted+2)
+	writeHostFile(t, filepath.Join(volume, "accept"), "now")
+	waitOK(t, c, counted+2)
+	checkpointOf(t, c)
 }

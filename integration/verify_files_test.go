@@ -33,7 +33,7 @@ var kindsOfFiles = []string{
 // know, and refuses the same checkpoint with one of them changed.
 func TestVerifyFiles(t *testing.T) {
 	t.Parallel()
-	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
+	n := harness.New(t, harness.WithRestoreConfig(allowArchives+"\ntcp_connections = \"refuse\"\n"))
 	img := workloadImage(t, n)
 	pod := n.Pod(t)
 	c := pod.Run("kinds", img, workload(kindsOfFiles...), withoutRaw())

@@ -42,8 +42,8 @@ type Config struct {
 	Verification string `toml:"verification" json:"verification"`
 	// VerificationTimeout bounds the verification of a checkpoint, which ends with the request in any case. Default "10s".
 	VerificationTimeout string `toml:"verification_timeout" json:"verificationTimeout"`
-	// TCPConnections is what becomes of TCP connections that were established: "refuse" the
-	// checkpoint, "close" them, or "restore" them with their addresses. Default "refuse".
+	// TCPConnections is what becomes of TCP connections that were established: "refuse" the checkpoint, "close" them, restore
+	// the "local" ones, of which both ends are in the container, and close the others, or "restore" all of them with their addresses. Default "local".
 	TCPConnections string `toml:"tcp_connections" json:"tcpConnections"`
 	// DisableMPTCP turns Multipath TCP off in the network of every new pod, unless the pod asks for the sysctl net.mptcp.enabled
 	// itself: CRIU cannot dump its sockets, and servers written in Go listen with it. Default true.
@@ -98,7 +98,7 @@ func DefaultConfig() Config {
 		PullBaseImages:        true,
 		Verification:          strict,
 		VerificationTimeout:   "10s",
-		TCPConnections:        string(policy.RefuseTCP),
+		TCPConnections:        string(policy.LocalTCP),
 		DisableMPTCP:          true,
 		LazyPages:             string(policy.LazyAuto),
 		PodAnnotations:        []string{},

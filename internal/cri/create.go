@@ -151,7 +151,7 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 	}
 	var change func(*specs.Spec)
 	err = s.node.inTurn(leased, record, func(ctx context.Context) (err error) {
-		change, err = s.prepare(ctx, r, id, c, record, &undo)
+		change, err = s.prepare(ctx, r, pod, id, c, record, &undo)
 		return err
 	})
 	if err != nil {

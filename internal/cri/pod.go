@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -16,6 +17,8 @@ import (
 type pod struct {
 	id, namespace, handler, snapshotter string
 	annotations                         map[string]string
+	// addresses are those of its network, none in the node's.
+	addresses []netip.Addr
 }
 
 // pod looks the sandbox up. One whose containers runc does not run is refused:
@@ -27,6 +30,11 @@ func (s *Runtime) pod(ctx context.Context, id string) (*pod, error) {
 	}
 	st := resp.GetStatus()
 	p := &pod{id: st.GetId(), namespace: st.GetMetadata().GetNamespace(), handler: st.GetRuntimeHandler(), annotations: st.GetAnnotations()}
+	for _, ip := range append([]*runtime.PodIP{{Ip: st.GetNetwork().GetIp()}}, st.GetNetwork().GetAdditionalIps()...) {
+		if a, err := netip.ParseAddr(ip.GetIp()); err == nil {
+			p.addresses = append(p.addresses, a.Unmap())
+		}
+	}
 	// containerd keeps the sandbox of a runc pod as a container of its own,
 	// with the handler's runtime and snapshotter (internal/cri/server/podsandbox).
 	c, err := s.node.Client.ContainerService().Get(ctx, p.id)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/phase"
+	"github.com/cri-restore/cri-restore/internal/podnet"
 	"github.com/cri-restore/cri-restore/internal/restore"
 	"github.com/cri-restore/cri-restore/internal/turn"
 	"github.com/cri-restore/cri-restore/internal/verify"
@@ -60,7 +61,7 @@ func (n *Node) inTurn(ctx context.Context, record *restore.Record, f func(contex
 // prepare verifies the checkpoint against the container's OCI spec, which
 // exists now, and brings the checkpoint's files into place. What a later failure has to take back is put on the
 // undo list. It returns what the spec needs besides.
-func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest, id string, c *checkpoint.Checkpoint, record *restore.Record, undo *undoList) (func(*specs.Spec), error) {
+func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest, pod *pod, id string, c *checkpoint.Checkpoint, record *restore.Record, undo *undoList) (func(*specs.Spec), error) {
 	container, err := s.node.Client.ContainerService().Get(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", id, err)
@@ -77,8 +78,13 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 		return nil, err
 	}
 	spec.Mounts = append(spec.Mounts, engine...)
+	addresses, err := podnet.Addresses(networkOf(spec))
+	if err != nil {
+		return nil, fmt.Errorf("network of pod sandbox %s: %w", pod.id, err)
+	}
 	verification := &verification{node: s.node, id: id, dir: c.ImagesDir(), record: record, Subject: verify.Subject{
 		Metadata: &c.Metadata, Spec: spec, Stdin: r.GetConfig().GetStdin(),
+		Rules: verify.Rules{Network: &verify.Network{Addresses: addresses, Pod: pod.addresses}},
 	}}
 	var modes map[string]uint32
 	err = record.Times.Do(ctx, phase.Verify, func(ctx context.Context) (err error) {

@@ -36,7 +36,8 @@ type verification struct {
 // of the root file system's directories.
 func (v *verification) before(ctx context.Context) (map[string]uint32, error) {
 	tcp := policy.TCP(v.record.TCP)
-	v.Rules = verify.Rules{AcceptTCP: tcp == policy.CloseTCP || tcp == policy.RestoreTCP}
+	v.Rules.AcceptTCP = tcp == policy.CloseTCP || tcp == policy.LocalTCP || tcp == policy.RestoreTCP
+	v.Rules.LocalTCP = tcp == policy.LocalTCP
 	is, err := v.within(ctx, verify.Before)
 	if err != nil {
 		return nil, err
@@ -45,6 +46,9 @@ func (v *verification) before(ctx context.Context) (map[string]uint32, error) {
 	report, err := v.judge(ctx, is)
 	if err != nil {
 		return nil, err
+	}
+	if report.TCPClosed && tcp == policy.LocalTCP {
+		v.record.TCP = string(policy.CloseTCP) // which CRIU wants to be told
 	}
 	return report.Directories, nil
 }

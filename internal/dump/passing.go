@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// connections are CRIU's words for TCP connections that it does not dump (CRIU: criu/sk-inet.c). A probe's ends soon.
-var connections = []string{"In-flight connection", "Connected TCP socket"}
+// connections are CRIU's words for TCP connections that it does not dump (CRIU: criu/sk-inet.c): those that no process has accepted yet.
+var connections = []string{"In-flight connection"}
 
 // PassingError is the error of a container that CRIU could not dump for a reason that may pass in a moment: somebody has
-// a connection to it, as the kubelet's probes have.
+// just connected to it, as the kubelet's probes do.
 type PassingError struct{ err error }
 
 func (e *PassingError) Error() string { return e.err.Error() }

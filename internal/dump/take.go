@@ -173,7 +173,8 @@ func (s *Store) resume(ctx context.Context, container string) error {
 
 // criu lets CRIU dump the processes: the shim calls runc, and runc CRIU.
 func (d *Dump) criu(ctx context.Context, images, work string) error {
-	o, err := typeurl.MarshalAnyToProto(&options.CheckpointOptions{ImagePath: images, WorkPath: work, FileLocks: true})
+	// What becomes of connections is said when the container is restored. Here they go on as they were.
+	o, err := typeurl.MarshalAnyToProto(&options.CheckpointOptions{ImagePath: images, WorkPath: work, FileLocks: true, OpenTcp: true})
 	if err != nil {
 		return err
 	}

@@ -106,8 +106,8 @@ func (f *fakeTasks) Checkpoint(ctx context.Context, r *api.CheckpointTaskRequest
 	if o.Exit {
 		return nil, errors.New("the container would end")
 	}
-	if !o.FileLocks {
-		return nil, errors.New("a container with file locks could not be checkpointed")
+	if !o.FileLocks || !o.OpenTcp {
+		return nil, errors.New("a container with file locks and connections could not be checkpointed")
 	}
 	if err := os.WriteFile(filepath.Join(o.WorkPath, "dump.log"), []byte(f.criuLog), 0o600); err != nil {
 		return nil, err

@@ -33,6 +33,8 @@ const (
 	RefuseTCP TCP = "refuse"
 	// CloseTCP restores the sockets as closed: the process sees a connection that the other end has left.
 	CloseTCP TCP = "close"
+	// LocalTCP brings back those of which both ends are in the checkpoint, and closes all others.
+	LocalTCP TCP = "local"
 	// RestoreTCP lets CRIU restore them, addresses and sequence numbers included.
 	RestoreTCP TCP = "restore"
 )
@@ -85,10 +87,10 @@ func (p *Policy) Pod(annotations map[string]string) (Pod, error) {
 }
 
 func checkTCP(what string, t TCP) error {
-	if t == "" || slices.Contains([]TCP{RefuseTCP, CloseTCP, RestoreTCP}, t) {
+	if t == "" || slices.Contains([]TCP{RefuseTCP, CloseTCP, LocalTCP, RestoreTCP}, t) {
 		return nil
 	}
-	return fmt.Errorf("%s: %q is none of %q, %q, %q", what, t, RefuseTCP, CloseTCP, RestoreTCP)
+	return fmt.Errorf("%s: %q is none of %q, %q, %q, %q", what, t, RefuseTCP, CloseTCP, LocalTCP, RestoreTCP)
 }
 
 func checkHeard(names []string) error {

@@ -67,7 +67,7 @@ type Record struct {
 	// a plugin that did not verify them.
 	ImagesDigest string `json:"imagesDigest,omitempty"`
 	// TCP says what becomes of TCP connections that were established: nothing
-	// ("refuse", or empty), "close" or "restore".
+	// ("refuse", or empty), "close", "local" or "restore".
 	TCP string `json:"tcp,omitempty"`
 	// Lazy is set when the memory may arrive after the processes run, where the node can do that.
 	Lazy bool `json:"lazy,omitempty"`

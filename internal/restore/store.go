@@ -256,7 +256,7 @@ func (s *Store) criuOptions(r *Record, spec *specs.Spec) ([]criu.Option, error) 
 	switch r.TCP {
 	case "close":
 		options = append(options, criu.Option{Name: "tcp-close"})
-	case "restore":
+	case "local", "restore": // of "local" the images have no others
 		options = append(options, criu.Option{Name: "tcp-established"})
 	}
 	return options, nil

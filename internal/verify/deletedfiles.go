@@ -7,7 +7,6 @@ import (
 	"path"
 	"strconv"
 
-	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	ghost_file "github.com/checkpoint-restore/go-criu/v7/crit/images/ghost-file"
 	remap_file_path "github.com/checkpoint-restore/go-criu/v7/crit/images/remap-file-path"
 	"golang.org/x/sys/unix"
@@ -40,7 +39,7 @@ func (c *container) deleted() error {
 		return nil
 	}
 	may := c.owners()
-	closed := map[*fdinfo.FileEntry]bool{}
+	var closed []*openFile
 	for _, r := range c.remaps {
 		p, ok := c.places[r.file]
 		if r.GetRemapType() == remap_file_path.RemapType_PROCFS || !ok {
@@ -78,7 +77,7 @@ func (c *container) deleted() error {
 			continue
 		}
 		if e.GetMode()&unix.S_IFMT == unix.S_IFDIR && kind == place.Volume {
-			closed[r.file.FileEntry] = true
+			closed = append(closed, r.file)
 			if err := c.closeGhost(r, e); err != nil {
 				return err
 			}
@@ -105,21 +104,19 @@ func (c *container) closeGhost(r *remap, e *ghost_file.GhostFileEntry) error {
 	return c.replace(r.image(), "GHOST_FILE", e)
 }
 
-// closeFiles does the same in the entries of the open files, with which CRIU compares what it has opened (criu/files-reg.c, validate_file).
-func (c *container) closeFiles(closed map[*fdinfo.FileEntry]bool) error {
+// closeFiles does the same in the entries of the open files, with which CRIU compares what it has opened (criu/files-reg.c, validate_file). It
+// is one image with the sockets, which the first phase has changed.
+func (c *container) closeFiles(closed []*openFile) error {
 	if len(closed) == 0 {
 		return nil
 	}
-	out := make([]proto.Message, 0, len(c.files))
-	for _, f := range c.files {
-		e := f.FileEntry
-		if closed[e] {
-			e = proto.Clone(e).(*fdinfo.FileEntry)
-			e.Reg.Mode = proto.Uint32(closedMode)
-		}
-		out = append(out, e)
+	for _, f := range closed {
+		c.editFile(f).Reg.Mode = proto.Uint32(closedMode)
 	}
-	return c.replace(filesImage, "FILES", out...)
+	if err := c.connections(); err != nil {
+		return err
+	}
+	return c.replaceFiles()
 }
 
 // firstOfGhost reads what an image says of a deleted file, without the file.

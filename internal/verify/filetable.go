@@ -7,6 +7,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fown"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
@@ -175,6 +176,30 @@ func (f *openFile) decodePIDFile(b []byte) error {
 	}
 	f.flags, f.pid, f.owner = uint32(numbers[2]), int32(numbers[3]), &fown.FownEntry{}
 	return criu.Decode(owner, f.owner)
+}
+
+// editFile returns a copy of a file's entry that CRIU is to read in its place, for the caller to change.
+func (o *openFiles) editFile(f *openFile) *fdinfo.FileEntry {
+	if o.changed[f.GetId()] == nil {
+		o.changed[f.GetId()] = proto.Clone(f.FileEntry).(*fdinfo.FileEntry)
+	}
+	return o.changed[f.GetId()]
+}
+
+// replaceFiles makes CRIU read the entries that were changed.
+func (o *openFiles) replaceFiles() error {
+	if len(o.changed) == 0 {
+		return nil
+	}
+	out := make([]proto.Message, 0, len(o.files))
+	for _, f := range o.files {
+		e := f.FileEntry
+		if changed := o.changed[e.GetId()]; changed != nil {
+			e = changed
+		}
+		out = append(out, e)
+	}
+	return o.replace(filesImage, "FILES", out...)
 }
 
 // unused refuses files that no descriptor refers to: CRIU would wait for them, or connect to what has

@@ -34,6 +34,7 @@ func (v *verifier) inventory() error {
 	if err != nil {
 		return err
 	}
+	v.report.TCPClosed = inv.GetTcpClose()
 	compressed, err := criu.Varints(inv, inventoryCompress)
 	if err != nil {
 		return malformed(name, "%s", err)

@@ -21,7 +21,9 @@ func (v *verifier) openFiles() error {
 			return err
 		}
 	}
-	for _, check := range []func() error{o.labels, o.directories, o.ghosts, o.unixPeers, o.pipeData, o.memoryFiles, o.terminals, o.locks, o.unused} {
+	for _, check := range []func() error{
+		o.labels, o.directories, o.ghosts, o.unixPeers, o.pipeData, o.memoryFiles, o.terminals, o.locks, o.unused, o.connections, o.replaceFiles,
+	} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -40,7 +42,9 @@ type openFiles struct {
 	// tables are the descriptors of the living processes, by their PID.
 	tables map[uint32]descriptors
 	// holders are the tables with a file, for those that wait for others.
-	holders  map[*openFile][]descriptors
+	holders map[*openFile][]descriptors
+	// changed are the entries of files.img that CRIU is to read in another form, by the ID of the file.
+	changed  map[uint32]*fdinfo.FileEntry
 	remaps   []*remap
 	remapped map[uint32]bool // the PIDs of dead processes that CRIU makes for a time
 	pids     map[uint64]bool // those of processes and threads
@@ -50,6 +54,7 @@ type openFiles struct {
 func newOpenFiles(v *verifier) (*openFiles, error) {
 	o := &openFiles{
 		verifier: v, byID: map[uint32]*openFile{}, tables: map[uint32]descriptors{}, holders: map[*openFile][]descriptors{}, remapped: map[uint32]bool{}, pids: map[uint64]bool{},
+		changed: map[uint32]*fdinfo.FileEntry{},
 	}
 	g, _, err := v.granted()
 	if err != nil {

@@ -65,6 +65,8 @@ type Report struct {
 	ByCheck map[string]int
 	// Replaced are the images, by name, which CRIU is to read in the place of the checkpoint's.
 	Replaced map[string][]byte
+	// TCPClosed says that the checkpoint was taken by a CRIU that was to close connections: it has nothing of them.
+	TCPClosed bool
 	// Masked are files that stay masked although the pod does not ask for it. The spec has to list them: runc gives
 	// CRIU a source for masks, and a name for them in a later checkpoint, by its own list only (criu_linux.go).
 	Masked []string

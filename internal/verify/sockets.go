@@ -79,7 +79,7 @@ func (o *openFiles) inetSocket(f *openFile) error {
 		if !o.rules.AcceptTCP {
 			o.refuse(Finding{Check: "files", Object: f.String(), Field: "TCP", Found: fmt.Sprintf("a connection to port %d", e.GetDstPort()),
 				Allowed: "no connection: the other end does not know of the restore",
-				Remedy:  `set tcp_connections = "close" in the node's configuration, or close connections before the checkpoint`})
+				Remedy:  `set tcp_connections = "local" or "close" in the node's configuration, or close connections before the checkpoint`})
 			return nil
 		}
 		if err := o.tcpStream(e.GetIno()); err != nil {
@@ -110,7 +110,7 @@ func (o *openFiles) inetOwner(f *openFile) error {
 
 // tcpStream checks the state of a connection. CRIU does not read it if it is to close the connection.
 func (o *openFiles) tcpStream(inode uint32) error {
-	image := fmt.Sprintf("tcp-stream-%x.img", inode)
+	image := streamImage(inode)
 	if _, ok := o.images.Size(image); !ok {
 		return nil
 	}

@@ -29,6 +29,10 @@ type Subject struct {
 type Rules struct {
 	// AcceptTCP accepts connections that were established: CRIU is told what to do with them.
 	AcceptTCP bool
+	// LocalTCP has those closed of which not both ends are in the checkpoint, or which the new pod has no addresses for.
+	LocalTCP bool
+	// Network is that of the new pod. Without it sockets keep the addresses that they had.
+	Network *Network
 }
 
 // verifier is one phase of a verification. It is made whole, or not at all, by newVerifier.

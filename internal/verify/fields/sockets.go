@@ -4,7 +4,7 @@ const (
 	ownOption  = "any process may set it on a socket of its own (Linux: sk_setsockopt)"
 	withRaw    = "the socket as a whole needs CAP_NET_RAW, with which a process may set it"
 	ownTCP     = "any process may set it on a connection of its own (tcp(7))"
-	restoreTCP = `read only where tcp_connections is "restore": the state of the connection, which the checkpoint knows`
+	restoreTCP = `read only where tcp_connections is "local" or "restore": the state of the connection, which the checkpoint knows`
 )
 
 // sockets are those to a network, and their options.
