@@ -150,7 +150,12 @@ bench-plot: ## draw bin/bench.json as docs/bench.svg
 fuzz: ## run every fuzz target for FUZZTIME (10m); FUZZ="criu:FuzzEntries ..." chooses
 	FUZZTIME='$(FUZZTIME)' contrib/fuzz.sh $(FUZZ)
 
-lint: ## gofmt, go vet, golangci-lint
+# Whatever a shell reads: by the first line, or by shellcheck's own directive.
+SCRIPTS = $(shell git ls-files | xargs grep -lE '^\#!/(usr/bin/env (ba)?sh|bin/(ba)?sh)|^\# shellcheck shell=' | grep -v '\.go$$')
+
+lint: ## gofmt, go vet, shellcheck, golangci-lint
+	@command -v shellcheck >/dev/null || { echo 'lint: no shellcheck: install the package of that name' >&2; exit 1; }
+	shellcheck -x $(SCRIPTS)
 	@unformatted=$$(gofmt -l plugin internal contrib integration); test -z "$$unformatted" || { echo "gofmt: run gofmt -w on:"; echo "$$unformatted"; exit 1; } >&2
 	$(GO) vet ./... && $(GO) vet -tags cri_restore_test ./internal/cri
 	$(GO) tool -modfile=$(TOOLS)/golangci-lint/go.mod golangci-lint run ./...

@@ -109,7 +109,9 @@ criu_trial() {
 	trial=''
 }
 
-trial_runs() { [ "$(cat "/proc/$trial/comm" 2>/dev/null)" = busybox ] && ls -l "/proc/$trial/fd" | grep -q socket:; }
+trial_runs() {
+	[ "$(cat "/proc/$trial/comm" 2>/dev/null)" = busybox ] && find "/proc/$trial/fd" -lname 'socket:*' 2>/dev/null | grep -q .
+}
 
 # criu_errors prints the last error lines of a CRIU log in one line.
 criu_errors() { { grep -E 'Error|Failed|not|cannot' || true; } | tail -n 3 | tr '\n' ' '; }

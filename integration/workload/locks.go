@@ -41,7 +41,7 @@ func locks([]string) error {
 				err = unix.FcntlFlock(other.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart})
 			}
 			if !errors.Is(err, unix.EAGAIN) {
-				return "", fmt.Errorf("locks: another takes the lock %s: %v", kind, err)
+				return "", fmt.Errorf("locks: another takes the lock %s: %w", kind, err)
 			}
 		}
 		return "locks", nil

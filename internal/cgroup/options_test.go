@@ -16,7 +16,7 @@ type fakeNode struct {
 func (f *fakeNode) options() *options {
 	return &options{
 		read: func() (string, []string, error) { return "/sys/fs/cgroup", slices.Clone(f.set), f.broken },
-		write: func(mount string, set []string) error {
+		write: func(_ string, set []string) error {
 			f.writes++
 			f.set = slices.Clone(set)
 			return f.broken

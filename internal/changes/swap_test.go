@@ -55,7 +55,7 @@ func TestSwapped(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			// On a file system without synchronous work, so that names are exchanged often.
-			dir, err := os.MkdirTemp("/dev/shm", "changes-")
+			dir, err := os.MkdirTemp("/dev/shm", "changes-") //nolint:usetesting // t.TempDir is on the disk
 			check(t, err)
 			t.Cleanup(func() { _ = os.RemoveAll(dir) })
 			p := func(name string) string { return filepath.Join(dir, name) }

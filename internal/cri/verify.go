@@ -127,8 +127,9 @@ func (v *verification) within(ctx context.Context, phase func(context.Context, v
 	case err == nil:
 		return is, nil
 	case ctx.Err() == nil && limited.Err() != nil:
-		return nil, fmt.Errorf("the verification of the checkpoint took more than %v: %v: if the checkpoint is right, raise verification_timeout: %w",
-			timeout, err, errdefs.ErrResourceExhausted)
+		//nolint:errorlint // it has run out of time here, which is no deadline of the request's
+		return nil, fmt.Errorf("the verification of the checkpoint took more than %v: %v: if the checkpoint is right, "+
+			"raise verification_timeout: %w", timeout, err, errdefs.ErrResourceExhausted)
 	}
 	return nil, err
 }

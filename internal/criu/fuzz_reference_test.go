@@ -29,7 +29,7 @@ func refusedByCRIU(entry []byte, desc protoreflect.MessageDescriptor) string {
 		value := b[tag : tag+size]
 		b = b[tag+size:]
 		fd := desc.Fields().ByNumber(n)
-		if seen[n] && (fd == nil || !fd.IsList()) && !(desc.Name() == "creds_entry" && n == 19) {
+		if seen[n] && (fd == nil || !fd.IsList()) && (desc.Name() != "creds_entry" || n != 19) {
 			return string(desc.Name()) + ": a field comes twice"
 		}
 		seen[n] = true

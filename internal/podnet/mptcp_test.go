@@ -31,7 +31,7 @@ func newNetwork(t *testing.T) string {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) })
+	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
 	return path
 }
 

@@ -48,7 +48,7 @@ func text(n ast.Node) string {
 func sources(t *testing.T, f func(name string, file *ast.File)) {
 	t.Helper()
 	for _, dir := range []string{"internal", "plugin"} {
-		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, e fs.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err
 			}

@@ -156,7 +156,8 @@ func (c *Comparison) compare(p *Program) ([]found, error) {
 	var out []found
 	for i, k := range c.keys {
 		a := &c.profile.abis[k.abi]
-		f, ok := found{key: i}, true
+		f := found{key: i}
+		var ok bool
 		if k.call < 0 {
 			ok = w.others(p, a, &f)
 		} else {

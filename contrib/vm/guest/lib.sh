@@ -99,4 +99,5 @@ more_than() { [ "$(lines)" -gt "$1" ]; }
 checkpoint() { crictl checkpoint --export="$1" "$id"; }
 remove_all() { crictl rmp -f -a >/dev/null 2>&1 || true; }
 
+# shellcheck disable=SC2016 # the container's shell is meant
 counter='.command = ["/bin/sh", "-c"] | .args = ["trap \"exit 7\" TERM; echo x >/changed; i=0; while :; do i=$((i+1)); echo count $i; sleep 0.3; done"]'

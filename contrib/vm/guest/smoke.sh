@@ -153,6 +153,7 @@ pod o && run c $busybox "$oom | $limit" >/dev/null && checkpoint "$work/o.tar"
 remove_all
 restored p "$work/o.tar" "$limit" >/dev/null
 crictl exec "$id" touch /tmp/go
+# shellcheck disable=SC2317 # called by wait_until
 exited() { [ "$(crictl inspect "$id" | jq -r .status.state)" = CONTAINER_EXITED ]; }
 wait_until 120 exited
 check 'OOM kill' "$(crictl inspect "$id" | jq -r .status.reason)" OOMKilled
@@ -160,7 +161,9 @@ remove_all
 
 # Lazily, over a restart of containerd's unit.
 big="$workload"' | .linux.resources = {memory_limit_in_bytes: 402653184}'
+# shellcheck disable=SC2317 # called by wait_until
 serving() { pgrep -f 'restore-pages -container'; }
+# shellcheck disable=SC2317 # likewise
 drained() { ! serving; }
 pod q && run c $busybox "$big"' | .command = ["/wl/workload"] | .args = ["heap", "128"]' >/dev/null
 wait_until 120 more_than 1
