@@ -67,10 +67,8 @@ func addPath(e *imageEditor, name string, mode uint32) uint32 {
 func TestGrantAccess(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
-	g, volume := newAccessGrant(t, n, restricted(0)...)
-	asRoot := *g
-	g.opts = append([]harness.ContainerOpt{g.opts[0], g.opts[1]}, restricted(appUser)...)
-	g.archive = asUser(t, g.archive, appUser, groupsOf(t, g))
+	g, volume := newAccessGrant(t, n, restricted(appUser)...)
+	asRoot, volumeOfRoot := newAccessGrant(t, n, restricted(0)...)
 
 	for what, tc := range map[string]struct {
 		change func(*imageEditor)
@@ -129,8 +127,10 @@ func TestGrantAccess(t *testing.T) {
 	t.Run("twin of root", func(t *testing.T) {
 		asRoot.accepts(t, editImages(t, asRoot.archive, openedFile(secretFile)), says("secret of root"))
 	})
-	if err := os.Chown(filepath.Join(volume, "secret"), appUser, appUser); err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{volume, volumeOfRoot} {
+		if err := os.Chown(filepath.Join(dir, "secret"), appUser, appUser); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Run("owner", func(t *testing.T) {
 		g.accepts(t, editImages(t, g.archive, openedFile(secretFile)), says("secret of root"))
@@ -187,9 +187,7 @@ func TestGrantAccessKinds(t *testing.T) {
 func TestGrantAccessAudit(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives+"\nverification = \"audit\""))
-	g, _ := newAccessGrant(t, n, restricted(0)...)
-	g.opts = append([]harness.ContainerOpt{g.opts[0], g.opts[1]}, restricted(appUser)...)
-	g.archive = asUser(t, g.archive, appUser, groupsOf(t, g))
+	g, _ := newAccessGrant(t, n, restricted(appUser)...)
 	g.accepts(t, editImages(t, g.archive, openedFile(secretFile)), nil)
 	if log := n.DaemonLog(); !strings.Contains(log, "would refuse") || !strings.Contains(log, "open for reading /mnt/secret") {
 		t.Error("the log does not say what strict would refuse")

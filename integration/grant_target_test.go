@@ -12,7 +12,6 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/creds"
 	criu_core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/integration/harness"
@@ -120,14 +119,11 @@ func restricted(uid int64) []harness.ContainerOpt {
 // appUser is a user of the image.
 const appUser = 1000
 
-// newRestrictedGrant checkpoints a container of root that is restricted otherwise, and makes it one
-// of appUser. (CRIU cannot dump a process of another user without CAP_SYS_RESOURCE, and there are machines that have none.)
+// newRestrictedGrant is the grant of a pod as the Pod Security Standard "restricted" has it: a process of appUser is
+// checkpointed, and what it is given for its restore is the same.
 func newRestrictedGrant(t *testing.T, n *harness.Node, create func(*testing.T, *harness.Node, ...harness.ContainerOpt) *grant) *grant {
 	t.Helper()
-	g := create(t, n, restricted(0)...)
-	g.opts = restricted(appUser)
-	g.archive = asUser(t, g.archive, appUser, groupsOf(t, g))
-	return g
+	return create(t, n, restricted(appUser)...)
 }
 
 // groupsOf returns the groups that an ordinary container gets for the request, as its OCI spec has them.
@@ -136,20 +132,6 @@ func groupsOf(t *testing.T, g *grant) []uint32 {
 	c := g.pod.Create("ordinary", g.n.Image(harness.Busybox), append(slices.Clone(g.opts), harness.Counting())...)
 	defer c.Remove()
 	return specOf(t, c).Process.User.AdditionalGids
-}
-
-// asUser makes all threads of a checkpoint the user's, as setuid and setgid would have.
-func asUser(t *testing.T, archive string, uid uint32, groups []uint32) string {
-	t.Helper()
-	return editImages(t, archive, func(e *imageEditor) {
-		e.EachThread(func(_ uint32, core *criu_core.CoreEntry) {
-			c := core.GetThreadCore().GetCreds()
-			for _, id := range []**uint32{&c.Uid, &c.Euid, &c.Suid, &c.Fsuid, &c.Gid, &c.Egid, &c.Sgid, &c.Fsgid} {
-				*id = proto.Uint32(uid)
-			}
-			c.Groups = groups
-		})
-	})
 }
 
 // editCreds changes the credentials of one thread.

@@ -54,7 +54,7 @@ func TestWallDestination(t *testing.T) {
 	t.Parallel()
 	w := newWall(t)
 	w.pullLinked(t)
-	mount := harness.Mount(volumeWith(t, 0), "/linked/v", false)
+	mount := harness.Mount(volumeWith(t, appUser), "/linked/v", false)
 	script := harness.Shell(readsAndWrites("/linked/v/d/victim"))
 	open := w.restrictedCheckpoint(t, linkedImage, mount, script)
 	// A process that may override permissions: nobody asks for them then.

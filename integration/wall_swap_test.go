@@ -50,7 +50,7 @@ func linkInstead(target string) func(string) error {
 // volumeCheckpoint is a checkpoint of a process in such a pod.
 func (w *wall) volumeCheckpoint(t *testing.T, script string) taken {
 	t.Helper()
-	mount := harness.Mount(volumeWith(t, 0), "/mnt", false)
+	mount := harness.Mount(volumeWith(t, appUser), "/mnt", false)
 	return w.restrictedCheckpoint(t, harness.Busybox, mount, harness.Shell(script))
 }
 

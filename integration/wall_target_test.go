@@ -136,11 +136,10 @@ func (w *wall) checkpoint(t *testing.T, image string, opts ...harness.ContainerO
 	return taken{checkpointOf(t, c), counted}
 }
 
-// restrictedCheckpoint is checkpoint for a process of the restricted user. (See newRestrictedGrant.)
+// restrictedCheckpoint is checkpoint for a process of the restricted user.
 func (w *wall) restrictedCheckpoint(t *testing.T, image string, opts ...harness.ContainerOpt) taken {
 	t.Helper()
-	k := w.checkpoint(t, image, append(restricted(0), opts...)...)
-	return k.with(asUser(t, k.archive, appUser, nil))
+	return w.checkpoint(t, image, append(restricted(appUser), opts...)...)
 }
 
 // diffed is a checkpoint with other changes to the root file system.

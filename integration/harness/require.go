@@ -69,6 +69,9 @@ var findTools = sync.OnceValues(func() (*Tools, error) {
 	if tl.CRIU, err = findCRIU(); err != nil {
 		return nil, fmt.Errorf("%w: run make deps", err)
 	}
+	if tl.CRIU, err = readingLimits(tl.Bin, tl.CRIU); err != nil {
+		return nil, err
+	}
 	if tl.CNI, err = findCNI(); err != nil {
 		return nil, fmt.Errorf("%w: run make deps", err)
 	}
