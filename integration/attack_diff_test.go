@@ -119,7 +119,7 @@ func TestAttackDiffNeutral(t *testing.T) {
 	// Of what deletes the program CRIU would not find it.
 	for name, diff := range map[string][]tarEntry{"program": {regularEntry(".wh.bin", "")}, "whole": {regularEntry(".wh..wh..opq", ""), dirEntry("etc")}} {
 		t.Run("whiteout of the "+name, func(t *testing.T) {
-			a.refuses(t, doctoredArchive(t, a.n, a.diffed(t, diff...)), codes.FailedPrecondition, "/bin/busybox is not in the root file system")
+			a.refuses(t, doctoredArchive(t, a.n, a.diffed(t, diff...)), codes.FailedPrecondition, "/bin/busybox is not there")
 		})
 	}
 	t.Run("lands in the container", func(t *testing.T) {

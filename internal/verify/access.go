@@ -197,7 +197,7 @@ func (a *accessCheck) openings(f *openFile, name string, u *uses) {
 // watched checks paths that are watched, which takes the right to read them (inotify(7)).
 func (a *accessCheck) watched() error {
 	for _, f := range a.files {
-		for _, w := range f.GetIfy().GetWd() {
+		for _, w := range a.entry(f).GetIfy().GetWd() {
 			name := w.GetFHandle().GetPath()
 			if name == "" {
 				continue // refused: see inotify

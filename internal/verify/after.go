@@ -53,10 +53,14 @@ func (v *verifier) after(root *place.Mount) error {
 		return v.report.unless(err)
 	}
 	c := &container{openFiles: o, table: table, places: map[*openFile]place.Place{}}
-	for _, check := range []func() error{c.paths, c.deadProcesses, c.deleted, c.sockets, c.ttys, c.mapped, c.access} {
+	// Files and sockets are in one image: what the first phase has changed in it is changed here as well.
+	for _, check := range []func() error{c.connections, c.paths, c.deadProcesses, c.deleted, c.sockets, c.ttys, c.mapped, c.access} {
 		if err := errors.Join(check(), v.ended()); err != nil {
-			return v.report.unless(err)
+			return errors.Join(v.report.unless(err), c.replaceFiles())
 		}
+	}
+	if err := c.replaceFiles(); err != nil {
+		return err
 	}
 	if err := v.mountKinds(root); err != nil {
 		return err

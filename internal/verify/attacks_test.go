@@ -69,6 +69,10 @@ func (a *attacked) in(dir, name string) {
 	} else {
 		a.do(errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o666)))
 	}
+	if !strings.HasSuffix(name, "/") {
+		a.do(os.Chmod(file, 0o666))
+		file = filepath.Dir(file)
+	}
 	for at := filepath.Clean(file); at != filepath.Clean(dir) && len(at) > 1; at = filepath.Dir(at) {
 		a.do(os.Chmod(at, 0o777))
 	}
@@ -278,7 +282,8 @@ func TestAttacksByDeletedFiles(t *testing.T) {
 		}, "only the owner may remove it"},
 		"linked, and deleted too": {func(a *attacked) {
 			a.mount("/vol", "rw")
-			a.files = append(regularAt("/vol/gone", 0o100644, criutest.RootMount, 0), criutest.Regular(10, "/vol/link_remap.1", 0o100644))
+			a.in(a.volume, "link_remap.1")
+			a.files = append(regularAt("/vol/gone", 0o100644, criutest.RootMount, 0), criutest.Regular(10, "/vol/link_remap.1", 0o100666))
 			a.images = merged(remaps(9, 10, remapLink), map[string]string{})
 		}, ""},
 	})
@@ -311,7 +316,7 @@ func TestDeletedDirectoryInVolume(t *testing.T) {
 	images := stage(t, merged(criutest.Tasks(criutest.Task{PID: 1}), criutest.Files(files...), ghostOf(0o41777, func(e *ghost_file.GhostFileEntry) {
 		e.Uid, e.Gid = proto.Uint32(1000), proto.Uint32(1000)
 	})), spec, root)
-	err := inContainer(t, subjectOf(t, images, spec, Rules{}), root, report, (*container).paths, (*container).deleted)
+	err := inContainer(t, subjectOf(t, images, spec, Rules{}), root, report, (*container).paths, (*container).deleted, func(c *container) error { return c.replaceFiles() })
 	requireFinding(t, report, err, "")
 	replaced := map[string]string{}
 	for name, data := range report.Replaced {

@@ -39,7 +39,6 @@ func (c *container) deleted() error {
 		return nil
 	}
 	may := c.owners()
-	var closed []*openFile
 	for _, r := range c.remaps {
 		p, ok := c.places[r.file]
 		if r.GetRemapType() == remap_file_path.RemapType_PROCFS || !ok {
@@ -77,7 +76,8 @@ func (c *container) deleted() error {
 			continue
 		}
 		if e.GetMode()&unix.S_IFMT == unix.S_IFDIR && kind == place.Volume {
-			closed = append(closed, r.file)
+			// And in the entry of the open file, with which CRIU compares what it has opened (criu/files-reg.c, validate_file).
+			c.editFile(r.file).GetReg().Mode = proto.Uint32(closedMode)
 			if err := c.closeGhost(r, e); err != nil {
 				return err
 			}
@@ -90,7 +90,7 @@ func (c *container) deleted() error {
 			refuse("owner", fmt.Sprintf("group %d", gid), "a group that a process of the checkpoint has, or that of the directory where it gives it to all files")
 		}
 	}
-	return c.closeFiles(closed)
+	return nil
 }
 
 // closedMode is that of a deleted directory in a volume.
@@ -102,21 +102,6 @@ func (c *container) closeGhost(r *remap, e *ghost_file.GhostFileEntry) error {
 	e = proto.Clone(e).(*ghost_file.GhostFileEntry)
 	e.Mode, e.Uid, e.Gid = proto.Uint32(closedMode), proto.Uint32(0), proto.Uint32(0)
 	return c.replace(r.image(), "GHOST_FILE", e)
-}
-
-// closeFiles does the same in the entries of the open files, with which CRIU compares what it has opened (criu/files-reg.c, validate_file). It
-// is one image with the sockets, which the first phase has changed.
-func (c *container) closeFiles(closed []*openFile) error {
-	if len(closed) == 0 {
-		return nil
-	}
-	for _, f := range closed {
-		c.editFile(f).Reg.Mode = proto.Uint32(closedMode)
-	}
-	if err := c.connections(); err != nil {
-		return err
-	}
-	return c.replaceFiles()
 }
 
 // firstOfGhost reads what an image says of a deleted file, without the file.

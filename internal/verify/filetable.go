@@ -186,6 +186,14 @@ func (o *openFiles) editFile(f *openFile) *fdinfo.FileEntry {
 	return o.changed[f.GetId()]
 }
 
+// entry is a file's entry as CRIU is to read it.
+func (o *openFiles) entry(f *openFile) *fdinfo.FileEntry {
+	if changed := o.changed[f.GetId()]; changed != nil {
+		return changed
+	}
+	return f.FileEntry
+}
+
 // replaceFiles makes CRIU read the entries that were changed.
 func (o *openFiles) replaceFiles() error {
 	if len(o.changed) == 0 {
@@ -193,11 +201,7 @@ func (o *openFiles) replaceFiles() error {
 	}
 	out := make([]proto.Message, 0, len(o.files))
 	for _, f := range o.files {
-		e := f.FileEntry
-		if changed := o.changed[e.GetId()]; changed != nil {
-			e = changed
-		}
-		out = append(out, e)
+		out = append(out, o.entry(f))
 	}
 	return o.replace(filesImage, "FILES", out...)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
@@ -33,12 +34,18 @@ func (c *container) paths() error {
 			if err != nil {
 				return err
 			}
+			if now, renewed := c.renewed(p); ok && renewed {
+				// The content is the new pod's, and so is the size.
+				e := c.editFile(f).GetReg()
+				e.Name, e.Size = proto.String(now.Path), nil
+				p = now
+			}
 			if ok {
 				c.places[f] = p
 				c.kernelFile(f, p, r.GetMode(), f.flags)
 			}
 		case fdinfo.FdTypes_INOTIFY:
-			for _, w := range f.GetIfy().GetWd() {
+			for i, w := range f.GetIfy().GetWd() {
 				h := w.GetFHandle()
 				if h.GetPath() == "" {
 					continue // refused: see inotify
@@ -51,6 +58,10 @@ func (c *container) paths() error {
 				p, ok, err := c.locate(f, h.GetPath(), mount, false)
 				if err != nil {
 					return err
+				}
+				if now, renewed := c.renewed(p); ok && renewed {
+					c.editFile(f).GetIfy().GetWd()[i].GetFHandle().Path = proto.String(now.Path)
+					p = now
 				}
 				if ok {
 					// The watch is of the name only.

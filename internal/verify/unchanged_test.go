@@ -52,7 +52,7 @@ func TestUnchanged(t *testing.T) {
 		"other size":             {file: criutest.Regular(10, "/data/file", 0o100644, sized(6)), says: "/data/file has 5 bytes and had 6"},
 		"other mode":             {file: criutest.Regular(10, "/data/file", 0o100600), says: "/data/file has mode 0100644 and had 0100600"},
 		"other type":             {file: criutest.Regular(10, "/data/file", 0o40644), says: "has mode 0100644 and had 040644"},
-		"not there":              {file: criutest.Regular(10, "/data/none", 0o100644), says: "/data/none is not in the root file system"},
+		"not there":              {file: criutest.Regular(10, "/data/none", 0o100644), says: "/data/none is not there"},
 		"deleted":                {file: criutest.Regular(10, "/data/none", 0o100644), more: gone},
 		"in another file system": {file: criutest.Regular(10, "/dev/none", 0o100644, func(e *regfile.RegFileEntry) { e.MntId = proto.Int32(criutest.DevMount) })},
 	} {
