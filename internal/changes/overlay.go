@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,29 +34,7 @@ type overlay struct {
 }
 
 // directory writes what is in a directory.
-func (o *overlay) directory(name string, n *node) error {
-	dir, err := n.reopen()
-	if err != nil {
-		return fmt.Errorf("%.200q: %w", name, err)
-	}
-	defer dir.Close()
-	list, err := names(dir)
-	if err != nil {
-		return fmt.Errorf("%.200q: %w", name, err)
-	}
-	for _, base := range list {
-		child := path.Join(name, base)
-		n, err := o.open(dir, child)
-		if err == nil && n != nil {
-			err = o.node(child, n)
-			n.close()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func (o *overlay) directory(name string, n *node) error { return o.each(name, n, o.node) }
 
 func (o *overlay) node(name string, n *node) error {
 	if n.isWhiteout() {

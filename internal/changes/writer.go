@@ -64,6 +64,31 @@ func (w *writer) open(dir *os.File, name string) (*node, error) {
 	return n, nil
 }
 
+// each calls f with everything in a directory, by its path relative to the root.
+func (w *writer) each(name string, n *node, f func(child string, n *node) error) error {
+	dir, err := n.reopen()
+	if err != nil {
+		return fmt.Errorf("%.200q: %w", name, err)
+	}
+	defer dir.Close()
+	list, err := names(dir)
+	if err != nil {
+		return fmt.Errorf("%.200q: %w", name, err)
+	}
+	for _, base := range list {
+		child := path.Join(name, base)
+		n, err := w.open(dir, child)
+		if err == nil && n != nil {
+			err = f(child, n)
+			n.close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // add writes a file of any kind, of a directory only that it is there.
 func (w *writer) add(name string, n *node) error {
 	if n.is(unix.S_IFSOCK) {

@@ -168,6 +168,9 @@ func (s *Runtime) tryCheckpoint(ctx context.Context, location string, c *contain
 	if err := s.node.describe(c, status, dir); err != nil {
 		return err
 	}
+	if err := s.withShm(d, c); err != nil {
+		return err
+	}
 	if err := d.Take(ctx, dir, logged.mark); err != nil {
 		return err
 	}

@@ -79,6 +79,7 @@ type Dump struct {
 	lease     leases.Lease
 	dir       string
 	freezes   bool
+	shm       *shm
 	undo      []func(context.Context) error
 }
 

@@ -86,6 +86,9 @@ func (d *Dump) Take(ctx context.Context, dir string, still func()) (retErr error
 		if err := changes(ctx, spool); err != nil {
 			return fmt.Errorf("changes of the root file system of container %s: %w", d.container.ID, err)
 		}
+		if err := d.writeShm(ctx, dir); err != nil {
+			return err
+		}
 		d.Times.Diff = time.Since(began)
 		still()
 		return nil
