@@ -50,16 +50,24 @@ func ApplyRootfs(ctx context.Context, c *checkpoint.Checkpoint, mounts []mount.M
 	return applyDiff(ctx, dir, diff, l.Entries, anyEntry)
 }
 
+// looksPerEntry is at how many elements of a path the kernel may look for an entry of a diff, as a mean: containerd's archive package asks about
+// each directory above it, by its whole path. It lets all entries be 22 deep, which files of programs in deep folders are not.
+const looksPerEntry = 512
+
 func anyEntry(*tar.Header) error { return nil }
 
 // applyDiff unpacks a diff of which every entry passes checkEntry and this check.
 func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntries int, check func(*tar.Header) error) error {
-	entries := 0
+	entries, looks := 0, 0
 	var last *tar.Header
 	filter := func(h *tar.Header) (bool, error) {
 		last = h
 		if entries++; entries > maxEntries {
 			return false, fmt.Errorf("more than %d entries: raise max_entries if that is right: %w", maxEntries, errdefs.ErrResourceExhausted)
+		}
+		depth := 1 + strings.Count(h.Name, "/")
+		if looks += depth * depth; looks/looksPerEntry > maxEntries {
+			return false, fmt.Errorf("%d entries, down to entry %.200q, are too deep: raise max_entries if that is right: %w", entries, h.Name, errdefs.ErrResourceExhausted)
 		}
 		return true, errors.Join(checkEntry(h), check(h))
 	}

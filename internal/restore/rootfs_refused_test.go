@@ -135,6 +135,21 @@ func TestTooManyEntries(t *testing.T) {
 	}
 }
 
+// TestTooDeep: containerd looks for all directories above an entry, which for few entries that are deep is much more work than for many
+// that are not.
+func TestTooDeep(t *testing.T) {
+	for depth, ok := range map[int]bool{100: true, 104: false} {
+		r := newRootfs(t, nil)
+		r.limits.Entries = 20
+		err := r.apply(tarball(t, file(strings.Repeat("a/", depth-1)+"x", "")), "")
+		if ok {
+			check(t, err)
+			continue
+		}
+		wantError(t, err, errdefs.IsResourceExhausted, "too deep", "max_entries")
+	}
+}
+
 func TestTooLarge(t *testing.T) {
 	diff := tarball(t, file("big", strings.Repeat("x", 1<<20)))
 	for name, stored := range map[string]string{"plain": diff, "gzip": gzipped(t, diff), "zstd": zstandard(t, diff)} {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sort"
 
 	"golang.org/x/sys/unix"
 
@@ -18,7 +19,7 @@ import (
 type paths struct {
 	granted
 	table *place.Table
-	step  func(n int) error
+	step  func(n int) error // of the table
 	user  *rights.User
 	// searched are the directories that have been looked at.
 	searched map[string]error
@@ -67,7 +68,7 @@ func (p *paths) search(dir string) error {
 	if err, ok := p.searched[dir]; ok {
 		return err
 	}
-	err := p.table.Descend(dir, func(at place.Place, f *os.File) error {
+	err := p.table.Descend(p.known(dir), dir, func(at place.Place, f *os.File) error {
 		if err, ok := p.searched[at.Path]; ok {
 			return err
 		}
@@ -75,7 +76,9 @@ func (p *paths) search(dir string) error {
 		switch {
 		case at.Mount.Err != nil:
 			err = at.Mount.Err
-		case at.Mount.Base != nil && f == nil:
+		case at.Mount.Base == nil:
+			return p.mayFile(at, f, []uint32{unix.X_OK}) // costs nothing that would be worth the memory
+		case f == nil:
 			err = place.ErrAbsent
 			// runc makes missing mount points with mode 0755.
 			if p.table.HasBelow(at.Path) {
@@ -92,6 +95,25 @@ func (p *paths) search(dir string) error {
 	})
 	p.searched[dir] = err
 	return err
+}
+
+// known returns the deepest directory above a path that is known to be one which may be searched, and so are all above it; "" if there is
+// none. Many files may be in one directory that is deep.
+func (p *paths) known(dir string) string {
+	var ends []int
+	for i := range len(dir) {
+		if i > 0 && dir[i] == '/' {
+			ends = append(ends, i)
+		}
+	}
+	n := sort.Search(len(ends), func(i int) bool {
+		err, ok := p.searched[dir[:ends[i]]]
+		return err != nil || !ok
+	})
+	if n == 0 {
+		return ""
+	}
+	return dir[:ends[n-1]]
 }
 
 // mayDevice judges a device node that is not there yet.
@@ -117,7 +139,11 @@ func (p *paths) mayDevice(d place.Node, modes []uint32) error {
 // mayChange says why a user may not make and remove names in the directory of a path, or in the nearest
 // one above it that is there.
 func (p *paths) mayChange(name string) error {
-	for dir := path.Dir(name); ; dir = path.Dir(dir) {
+	at, err := p.table.Nearest(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	for dir := at.Path; ; dir = path.Dir(dir) {
 		err := p.may(dir, unix.W_OK, unix.X_OK)
 		if !errors.Is(err, place.ErrAbsent) || dir == "/" {
 			if err != nil && !errors.Is(err, place.ErrLink) && !errors.Is(err, rights.ErrLink) {

@@ -34,7 +34,7 @@ func (v *verifier) table(tree *mountTree, root *place.Mount) (*place.Table, erro
 		}
 		all = append(all, p)
 	}
-	return place.New(all)
+	return place.New(all, v.step)
 }
 
 func (m *mount) isReadOnly() bool {

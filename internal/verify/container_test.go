@@ -55,7 +55,7 @@ func stage(t testing.TB, images map[string]string, spec *specs.Spec, root string
 		t.Fatal(err)
 	}
 	defer base.Close()
-	alone, err := place.New([]*place.Mount{{At: "/", Base: base}})
+	alone, err := place.New([]*place.Mount{{At: "/", Base: base}}, func(int) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func stage(t testing.TB, images map[string]string, spec *specs.Spec, root string
 	at := []string{"/"}
 	kinds := map[string]mnt.Fstype{"/": mnt.Fstype_OVERLAYFS}
 	for i, m := range spec.Mounts {
-		dst, err := alone.Resolve(path.Clean("/"+m.Destination), func(int) error { return nil })
+		dst, err := alone.Resolve(path.Clean("/" + m.Destination))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -168,17 +168,10 @@ func (c *container) owners() owners {
 
 // inherits says whether a file gets this group from the directory that it is in (inode(7), S_ISGID), or from the nearest one that is there.
 func (c *container) inherits(p place.Place, gid uint32) bool {
-	for name := path.Dir(p.Path); ; name = path.Dir(name) {
-		at := c.table.At(name)
-		if at.Mount != p.Mount {
-			return false
-		}
-		st, err := at.Stat()
-		if err == nil {
-			return st.Mode&unix.S_ISGID != 0 && st.Gid == gid
-		}
-		if !errors.Is(err, place.ErrAbsent) || name == "/" {
-			return false
-		}
+	at, err := c.table.Nearest(path.Dir(p.Path))
+	if err != nil || at.Mount != p.Mount {
+		return false
 	}
+	st, err := at.Stat()
+	return err == nil && st.Mode&unix.S_ISGID != 0 && st.Gid == gid
 }

@@ -56,7 +56,7 @@ func (v *verifier) addMount(tree *mountTree, at string, w *wantedMount) error {
 		return fmt.Errorf("it would be in %s at %s", fstypeName(mnt.Fstype(up.GetFstype())), up.GetMountpoint())
 	}
 	if up.kind == volume {
-		if err := noLinkBelow(up, at); err != nil {
+		if err := v.noLinkBelow(up, at); err != nil {
 			return err
 		}
 	}
@@ -74,12 +74,12 @@ func (v *verifier) addMount(tree *mountTree, at string, w *wantedMount) error {
 }
 
 // noLinkBelow refuses a mount point in a volume to which a link in the volume leads: CRIU would follow it.
-func noLinkBelow(up *mount, at string) error {
+func (v *verifier) noLinkBelow(up *mount, at string) error {
 	dir, err := place.OpenDir(up.want.source)
 	if err != nil {
 		return fmt.Errorf("the volume at %s: %w", up.GetMountpoint(), err)
 	}
-	table, err := place.New([]*place.Mount{{At: "/"}, {ID: 1, At: up.GetMountpoint(), Kind: place.Volume, Base: dir}})
+	table, err := place.New([]*place.Mount{{At: "/"}, {ID: 1, At: up.GetMountpoint(), Kind: place.Volume, Base: dir}}, v.step)
 	if err != nil {
 		return err
 	}

@@ -17,13 +17,13 @@ import (
 //
 // The error is of class errdefs.ErrFailedPrecondition.
 func (v *verifier) mountKinds(root *place.Mount) error {
-	alone, err := place.New([]*place.Mount{root})
+	alone, err := place.New([]*place.Mount{root}, v.step)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, m := range binds(v.spec) {
-		at, err := alone.Resolve(path.Clean("/"+m.Destination), v.step)
+		at, err := alone.Resolve(path.Clean("/" + m.Destination))
 		if err != nil {
 			continue // refused with the mounts
 		}

@@ -56,13 +56,13 @@ func isUnified(dir string) bool {
 // wantedMounts returns the spec's mounts by the path to which links of the image lead, /var/run for one: that is where
 // runc has them (criu_linux.go, addCriuRestoreMount). It refuses those that cannot be judged.
 func (v *verifier) wantedMounts(root *place.Mount) (map[string]*wantedMount, error) {
-	alone, err := place.New([]*place.Mount{root})
+	alone, err := place.New([]*place.Mount{root}, v.step)
 	if err != nil {
 		return nil, err
 	}
 	out := map[string]*wantedMount{}
 	for _, m := range v.spec.Mounts {
-		dst, err := alone.Resolve(path.Clean("/"+m.Destination), v.step)
+		dst, err := alone.Resolve(path.Clean("/" + m.Destination))
 		if v.over != nil {
 			return nil, v.over
 		}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mnt"
 	"github.com/containerd/errdefs"
@@ -17,6 +18,9 @@ import (
 const (
 	maxMounts     = 10000 // CRIU compares each with each
 	maxMountPoint = 3500  // CRIU puts a prefix before it in a buffer of PATH_MAX
+	// maxMountElements is how many elements all mount points have together, each of which takes some hundred bytes of memory. A pod of
+	// many volumes has a thousand.
+	maxMountElements = 1 << 17
 )
 
 // mount is a mount of a checkpoint, or one that is added to it.
@@ -78,9 +82,13 @@ func newMountTree(name string, entries []*mnt.MntEntry) (*mountTree, error) {
 	}
 	t := &mountTree{byPath: map[string]*mount{}}
 	byID := map[uint32]*mount{}
+	elements := 0
 	for _, e := range entries {
 		p := e.GetMountpoint()
+		elements += strings.Count(p, "/")
 		switch {
+		case elements > maxMountElements:
+			return nil, malformed("its mount points have more than %d elements", maxMountElements)
 		// CRIU gives ID 0 a meaning of its own and reads IDs as signed.
 		case e.GetMntId() == 0 || e.GetMntId() > math.MaxInt32 || byID[e.GetMntId()] != nil:
 			return nil, malformed("mount ID %d is none, or comes twice", e.GetMntId())
@@ -140,7 +148,7 @@ func (t *mountTree) above(p string) *mount {
 		for _, m := range t.mounts {
 			all = append(all, &place.Mount{ID: int32(m.GetMntId()), At: m.GetMountpoint()})
 		}
-		t.table, _ = place.New(all) // with one at "/" there is no error
+		t.table, _ = place.New(all, nil) // with one at "/" there is no error, and nothing is looked for in it
 	}
 	if m := t.byPath[t.table.At(path.Dir(p)).Mount.At]; m != nil {
 		return m

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -118,6 +119,23 @@ func TestMountsMalformed(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+// TestMountsAreBounded: each element of a mount point takes memory, and so there may not be more than any pod has.
+func TestMountsAreBounded(t *testing.T) {
+	for deep, says := range map[int]string{10: "", 1000: "elements"} {
+		all := []*mnt.MntEntry{criutest.Mount(1, 0, "/", mnt.Fstype_OVERLAYFS, "", 0)}
+		for i := range uint32(maxMounts - 1) {
+			all = append(all, criutest.Bind(2+i, 1, fmt.Sprintf("/%d%s", i, strings.Repeat("/a", deep)), "/volume", 0))
+		}
+		tree, err := newMountTree("mountpoints-2.img", all)
+		switch {
+		case says == "" && (err != nil || len(tree.mounts) != len(all)-1):
+			t.Errorf("%d deep: error %v", deep, err)
+		case says != "" && (!errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says)):
+			t.Errorf("%d deep: error %v", deep, err)
+		}
+	}
 }
 
 // TestOddMountsFollowNoLinks: what an audit lets through is mounted all the same.

@@ -131,17 +131,17 @@ func (c *container) sockets() error {
 func (c *container) resolve(name string, directories map[string]string) (string, error) {
 	dir, base := path.Split(name)
 	if base == "" || base == "." || base == ".." {
-		return c.table.Resolve(name, c.step)
+		return c.table.Resolve(name)
 	}
 	end, ok := directories[dir]
 	if !ok {
 		var err error
-		if end, err = c.table.Resolve(dir, c.step); err != nil {
+		if end, err = c.table.Resolve(dir); err != nil {
 			return end, err
 		}
 		directories[dir] = end
 	}
-	return c.table.Resolve(end+"/"+base, c.step)
+	return c.table.Resolve(end + "/" + base)
 }
 
 // socketPath returns the path to which a socket is bound, "" if there is none.

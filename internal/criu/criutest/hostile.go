@@ -21,8 +21,9 @@ import (
 // is the whole.
 func Hostile(part int) map[string]func(files map[string][]byte, root string) error {
 	return map[string]func(files map[string][]byte, root string) error{
-		"long paths":        longPaths(15_000/part, false),
-		"long paths, open":  longPaths(15_000/part, true),
+		"long paths":        longPaths(15_000/part, "/", false),
+		"long paths, open":  longPaths(15_000/part, "/", true),
+		"long paths in dev": longPaths(15_000/part, "/dev", true),
 		"deep directories":  deepDirectories(15_000 / part),
 		"small files":       smallFiles(1_000_000 / part),
 		"sockets behind 40": socketsBehindLinks(10_000 / part),
@@ -30,8 +31,10 @@ func Hostile(part int) map[string]func(files map[string][]byte, root string) err
 		"epoll in one":      epolls(1, 400_000/part),
 		"epoll in many":     epolls(4000/part, 100),
 		"one tmpfs archive": oneArchive(256 / part),
-		"deleted files":     deletedFiles(10_000 / part),
+		"deleted files":     deletedFiles(8_000 / part),
 		"many descriptors":  manyDescriptors(1_000_000 / part),
+		"long chains":       filterChains(4000/part, LongestChain, longChain),
+		"short programs":    filterChains(4000/part, LongestChain/11, ShortProgram),
 	}
 }
 
@@ -66,9 +69,10 @@ func ImageLike(files map[string][]byte, prefix string) string {
 	return found
 }
 
-func rootMount(files map[string][]byte) uint32 {
+// MountAt is the ID of the mount at a mount point, 0 if there is none.
+func MountAt(files map[string][]byte, at string) uint32 {
 	for _, m := range EntriesOf[*mnt.MntEntry](files[ImageLike(files, "mountpoints-")]) {
-		if e := m.(*mnt.MntEntry); e.GetMountpoint() == "/" {
+		if e := m.(*mnt.MntEntry); e.GetMountpoint() == at {
 			return e.GetMntId()
 		}
 	}
@@ -90,37 +94,45 @@ func add(files map[string][]byte, open bool, more ...*fdinfo.FileEntry) {
 	}
 }
 
-func inRoot(files map[string][]byte) func(*regfile.RegFileEntry) {
-	id := int32(rootMount(files))
+func inMount(files map[string][]byte, at string) func(*regfile.RegFileEntry) {
+	id := int32(MountAt(files, at))
 	return func(e *regfile.RegFileEntry) { e.MntId = &id }
 }
 
-func longPaths(n int, open bool) func(map[string][]byte, string) error {
+// longPaths are in the mount at a mount point, and not there.
+func longPaths(n int, at string, open bool) func(map[string][]byte, string) error {
 	return func(files map[string][]byte, _ string) error {
 		var more []*fdinfo.FileEntry
-		at := inRoot(files)
+		mount := inMount(files, at)
 		for i := range uint32(n) {
-			more = append(more, Regular(10_000+i, fmt.Sprintf("/%d%s", i, strings.Repeat("/a", 2030)), 0o100644, at))
+			more = append(more, Regular(10_000+i, fmt.Sprintf("%s/%d%s", strings.TrimSuffix(at, "/"), i, strings.Repeat("/a", 2030)), 0o100644, mount))
 		}
 		add(files, open, more...)
 		return nil
 	}
 }
 
+// depth is how deep the directories are that are there.
+const depth = 500
+
+// deep makes them.
+func deep(root string) error {
+	dir, err := os.OpenRoot(root)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.MkdirAll(strings.Repeat("a/", depth), 0o755)
+}
+
 // deepDirectories are there, and each of the files is at another depth.
 func deepDirectories(n int) func(map[string][]byte, string) error {
 	return func(files map[string][]byte, root string) error {
-		const depth = 1000
-		dir, err := os.OpenRoot(root)
-		if err != nil {
-			return err
-		}
-		defer dir.Close()
-		if err := dir.MkdirAll(strings.Repeat("a/", depth), 0o755); err != nil {
+		if err := deep(root); err != nil {
 			return err
 		}
 		var more []*fdinfo.FileEntry
-		at := inRoot(files)
+		at := inMount(files, "/")
 		for i := range uint32(n) {
 			more = append(more, Regular(10_000+i, fmt.Sprintf("%s/%d", strings.Repeat("/a", int(i)%depth), i), 0o100644, at))
 		}
@@ -132,8 +144,9 @@ func deepDirectories(n int) func(map[string][]byte, string) error {
 func smallFiles(n int) func(map[string][]byte, string) error {
 	return func(files map[string][]byte, _ string) error {
 		var more []*fdinfo.FileEntry
+		at := inMount(files, "/")
 		for i := range uint32(n) {
-			more = append(more, Regular(10_000+i, "/", 0o40755))
+			more = append(more, Regular(10_000+i, "/", 0o40755, at))
 		}
 		add(files, false, more...)
 		return nil
@@ -155,7 +168,7 @@ func socketsBehindLinks(n int) func(map[string][]byte, string) error {
 		if err := os.MkdirAll(filepath.Join(root, "link40"), 0o755); err != nil {
 			return err
 		}
-		id := int32(rootMount(files))
+		id := int32(MountAt(files, "/"))
 		var more []*fdinfo.FileEntry
 		for i := range uint32(n) {
 			more = append(more, UnixSocket(10_000+i, 0, fmt.Sprintf("/link0/%d", i), func(e *sk_unix.UnixSkEntry) { e.MntId = &id }))
@@ -169,11 +182,11 @@ func deepMounts(n int) func(map[string][]byte, string) error {
 	return func(files map[string][]byte, _ string) error {
 		name := ImageLike(files, "mountpoints-")
 		all := EntriesOf[*mnt.MntEntry](files[name])
-		top := rootMount(files)
+		top := MountAt(files, "/")
 		parent := top
 		for i := range uint32(n) {
 			id := 20_000 + i
-			m := Bind(id, parent, strings.Repeat("/a", 1+int(i)%2000)+fmt.Sprintf("/%d", i), fmt.Sprint("/", i), 0)
+			m := Bind(id, parent, fmt.Sprintf("/%d%s", i, strings.Repeat("/a", 1+int(i)%1740)), fmt.Sprint("/", i), 0)
 			if parent = id; i%100 == 99 {
 				parent = top
 			}
@@ -184,6 +197,7 @@ func deepMounts(n int) func(map[string][]byte, string) error {
 	}
 }
 
+// epolls wait for a descriptor that the process has, so that nothing ends the look at them.
 func epolls(sets, each int) func(map[string][]byte, string) error {
 	return func(files map[string][]byte, _ string) error {
 		var more []*fdinfo.FileEntry
@@ -192,7 +206,7 @@ func epolls(sets, each int) func(map[string][]byte, string) error {
 			e := &eventpoll.EventpollFileEntry{Id: &id, Flags: proto.Uint32(2), Fown: NoOwner()}
 			for n := range each {
 				e.Tfd = append(e.Tfd, &eventpoll.EventpollTfdEntry{
-					Id: &id, Tfd: proto.Uint32(uint32(n)), Events: proto.Uint32(1), Data: proto.Uint64(uint64(n)), Dev: proto.Uint32(1), Inode: proto.Uint64(uint64(n)), Pos: proto.Uint64(0),
+					Id: &id, Tfd: proto.Uint32(1000), Events: proto.Uint32(1), Data: proto.Uint64(uint64(n)), Dev: proto.Uint32(1), Inode: proto.Uint64(uint64(n)), Pos: proto.Uint64(0),
 				})
 			}
 			more = append(more, &fdinfo.FileEntry{Type: fdinfo.FdTypes_EVENTPOLL.Enum(), Id: &id, Epfd: e})
@@ -205,7 +219,6 @@ func epolls(sets, each int) func(map[string][]byte, string) error {
 // oneArchive has 60 mounts of one tmpfs, whose archive of some hundred KB becomes n MiB.
 func oneArchive(n int) func(map[string][]byte, string) error {
 	return func(files map[string][]byte, _ string) error {
-		content := []byte(Archive(Dir("./"), File("./zeros", strings.Repeat("\x00", n<<20))))
 		name := ImageLike(files, "mountpoints-")
 		all := EntriesOf[*mnt.MntEntry](files[name])
 		for _, m := range all {
@@ -214,7 +227,13 @@ func oneArchive(n int) func(map[string][]byte, string) error {
 			if _, ok := files[archive]; !ok {
 				continue
 			}
-			files[archive] = content
+			content := []Entry{Dir("./"), File("./zeros", strings.Repeat("\x00", n<<20))}
+			for _, o := range all {
+				if at, ok := strings.CutPrefix(o.(*mnt.MntEntry).GetMountpoint(), e.GetMountpoint()+"/"); ok {
+					content = append(content, Dir("./"+at+"/"))
+				}
+			}
+			files[archive] = []byte(Archive(content...))
 			for i := range uint32(60) {
 				twin := proto.Clone(e).(*mnt.MntEntry)
 				twin.MntId, twin.ParentMntId, twin.Mountpoint = proto.Uint32(30_000+i), e.MntId, proto.String(fmt.Sprintf("%s/%d", e.GetMountpoint(), i))
@@ -227,16 +246,21 @@ func oneArchive(n int) func(map[string][]byte, string) error {
 	}
 }
 
+// deletedFiles were in directories that are not there, far below some that are.
 func deletedFiles(n int) func(map[string][]byte, string) error {
-	return func(files map[string][]byte, _ string) error {
+	return func(files map[string][]byte, root string) error {
+		if err := deep(root); err != nil {
+			return err
+		}
 		var (
 			more   []*fdinfo.FileEntry
 			remaps []proto.Message
-			at     = inRoot(files)
+			at     = inMount(files, "/")
 		)
 		for i := range uint32(n) {
-			more = append(more, Regular(10_000+i, fmt.Sprintf("/%d%s", i, strings.Repeat("/a", 1000)), 0o100644, at))
-			remaps = append(remaps, &remap.RemapFilePathEntry{OrigId: proto.Uint32(10_000 + i), RemapId: proto.Uint32(1 + i%uint32(n)), RemapType: remap.RemapType_LINKED.Enum()})
+			dir := fmt.Sprintf("%s/%d%s", strings.Repeat("/a", depth), i, strings.Repeat("/a", 1000))
+			more = append(more, Regular(10_000+i, dir+"/a", 0o100644, at), Regular(500_000+i, fmt.Sprintf("%s/link_remap.%d", dir, i), 0o100644, at))
+			remaps = append(remaps, &remap.RemapFilePathEntry{OrigId: proto.Uint32(10_000 + i), RemapId: proto.Uint32(500_000 + i), RemapType: remap.RemapType_LINKED.Enum()})
 		}
 		add(files, true, more...)
 		files["remap-fpath.img"] = []byte(Image("REMAP_FPATH", remaps...))

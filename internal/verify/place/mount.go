@@ -3,6 +3,7 @@ package place
 import (
 	"os"
 	"sort"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,6 +50,8 @@ type Contents struct {
 	Links map[string]string
 	Nodes map[string]Node
 	Names map[string]bool
+
+	longest int // of the names of links
 }
 
 // Mount is a mount of the new container, as it will be.
@@ -68,12 +71,20 @@ type Mount struct {
 	Err  error
 	// Contents are what will be in it; nil: nothing that is known.
 	Contents *Contents
+
+	step func(int) error
 }
 
-// Find opens what is at a path in the mount as [Dir.Find] does. It is nil, without an error, in a mount that is not the node's.
+// Find opens what is at a path in the mount as [Dir.Find] does. It is nil, without an error, in a mount that is not the node's. The
+// error may also be that of the table's steps, of which each element of the path is one: the kernel looks for them one after the other.
 func (m *Mount) Find(rest string) (*os.File, error) {
 	if m.Base == nil {
 		return nil, m.Err
+	}
+	if m.step != nil {
+		if err := m.step(2 + strings.Count(rest, "/")); err != nil {
+			return nil, err
+		}
 	}
 	return m.Base.Find(rest)
 }
@@ -103,7 +114,7 @@ func (p Place) FSType() int64 {
 	}
 	found := p.Mount.Base.fstype
 	sort.Search(len(ends), func(i int) bool {
-		f, err := p.Mount.Base.Find(p.Rest[:ends[i]])
+		f, err := p.Mount.Find(p.Rest[:ends[i]])
 		if err != nil {
 			return true // absent, or nobody can say: so is all below it
 		}

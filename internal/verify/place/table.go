@@ -17,6 +17,7 @@ var (
 type Table struct {
 	top  *node
 	byID map[int32]*Mount
+	step func(int) error
 }
 
 // node is an element of the paths of mount points.
@@ -25,10 +26,17 @@ type node struct {
 	children map[string]*node
 }
 
-// New makes a table of mounts. One of them is at "/", and no two at one place: the later counts.
-func New(mounts []*Mount) (*Table, error) {
-	t := &Table{top: &node{}, byID: map[int32]*Mount{}}
+// New makes a table of mounts. One of them is at "/", and no two at one place: the later counts. Whoever looks for a path in it takes
+// steps, one for each element that the kernel or the table is asked about. The error of step ends what is looked for; from then on
+// no answer of the table is a true one. Without a step, that costs nothing.
+func New(mounts []*Mount, step func(n int) error) (*Table, error) {
+	if step == nil {
+		step = func(int) error { return nil }
+	}
+	t := &Table{top: &node{}, byID: map[int32]*Mount{}, step: step}
 	for _, m := range mounts {
+		m.step = step
+		m.Contents.measure()
 		n := t.top
 		for rest := Trim(m.At); rest != ""; {
 			var element string
@@ -47,6 +55,16 @@ func New(mounts []*Mount) (*Table, error) {
 		return nil, errors.New("mounts of a container: none is at /")
 	}
 	return t, nil
+}
+
+func (c *Contents) measure() {
+	if c == nil {
+		return
+	}
+	c.longest = -1
+	for name := range c.Links {
+		c.longest = max(c.longest, len(name))
+	}
 }
 
 // ByID returns the mount of an ID, or nil.
