@@ -146,7 +146,7 @@ func TestAttackArchiveSize(t *testing.T) {
 	for _, format := range []string{"gnu", "pax"} {
 		for _, name := range []string{"config.dump", "container.log", "checkpoint/pages-1.img"} {
 			t.Run(name+" sparse in "+format, func(t *testing.T) {
-				a.refuses(t, sparseArchive(t, a, name, format), codes.ResourceExhausted, "max_archive_size")
+				a.refuses(t, sparseArchive(t, a.n, a.honest, name, 1<<40, format), codes.ResourceExhausted, "max_archive_size")
 			})
 		}
 	}
@@ -202,18 +202,18 @@ func gzipBytes(t testing.TB, content []byte) []byte {
 	return buf.Bytes()
 }
 
-// sparseArchive writes an archive in which a file has one terabyte, all of it a hole. Go
+// sparseArchive writes an archive of these entries in which a file has another size, all of it a hole. Go
 // writes no sparse archives, GNU tar does.
-func sparseArchive(t testing.TB, a *target, name, format string) string {
+func sparseArchive(t testing.TB, n *harness.Node, all []tarEntry, name string, size int64, format string) string {
 	t.Helper()
-	tree := filepath.Join(a.n.Dir(), unique("sparse"))
-	for _, e := range a.honest {
+	tree := filepath.Join(n.Dir(), unique("sparse"))
+	for _, e := range all {
 		if e.Typeflag == tar.TypeReg {
 			writeHostFile(t, filepath.Join(tree, e.Name), string(e.content))
 		}
 	}
 	defer os.RemoveAll(tree)
-	if err := os.Truncate(filepath.Join(tree, name), 1<<40); err != nil {
+	if err := os.Truncate(filepath.Join(tree, name), size); err != nil {
 		t.Fatal(err)
 	}
 	archive := tree + ".tar"

@@ -73,7 +73,7 @@ func TestSecurityPage(t *testing.T) {
 			}
 		}
 	}
-	for i := 1; i <= 62; i++ {
+	for i := 1; i <= 65; i++ {
 		if name := fmt.Sprintf("T%02d", i); !seen[name] {
 			t.Errorf("%s is missing", name)
 		}
