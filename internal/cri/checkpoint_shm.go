@@ -20,7 +20,7 @@ func (s *Runtime) withShm(d *dump.Dump, c *containers.Container) error {
 	if err != nil {
 		return err
 	}
-	// containerd: internal/cri/server/podsandbox/helpers.go, getSandboxDevShm.
+	// containerd: internal/cri/server/helpers.go, getSandboxDevShm.
 	own := filepath.Join("/sandboxes", c.SandboxID, "shm")
 	for _, m := range spec.Mounts {
 		if path.Clean(m.Destination) == "/dev/shm" && c.SandboxID != "" && strings.HasSuffix(m.Source, own) {
