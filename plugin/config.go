@@ -52,8 +52,11 @@ type Config struct {
 	// then supplies: "off", "on", or "auto" for checkpoints of 64 MiB or more. Default "auto".
 	LazyPages string `toml:"lazy_pages" json:"lazyPages"`
 	// PodAnnotations are the names, after "org.criu.restore/", of the pod annotations that are heard on this
-	// node. There are "tcp-connections", "lazy-pages", "checkpoint-compression" and "on-failure". Default none.
+	// node. There are "tcp-connections", "lazy-pages", "checkpoint-compression", "on-failure", "before-checkpoint",
+	// "after-checkpoint" and "after-restore". Default none.
 	PodAnnotations []string `toml:"pod_annotations" json:"podAnnotations"`
+	// CommandTimeout bounds each command of a pod's annotations, in whole seconds. Default "10s".
+	CommandTimeout string `toml:"command_timeout" json:"commandTimeout"`
 	// AllowCheckpointImages admits "oci-image:NAME" as the location of a new checkpoint, which then becomes an
 	// image in containerd's image store instead of an archive. Default false.
 	AllowCheckpointImages bool `toml:"allow_checkpoint_images" json:"allowCheckpointImages"`
@@ -102,6 +105,7 @@ func DefaultConfig() Config {
 		DisableMPTCP:          true,
 		LazyPages:             string(policy.LazyAuto),
 		PodAnnotations:        []string{},
+		CommandTimeout:        "10s",
 		CheckpointCompression: string(policy.Uncompressed),
 		BaseImagePullTimeout:  "30m",
 		CRIUConfig:            "/etc/criu/runc.conf",
@@ -125,6 +129,7 @@ type settings struct {
 	limits      checkpoint.Limits
 	pullTimeout time.Duration
 	verifying   time.Duration
+	command     time.Duration
 	failedLogs  string
 }
 
@@ -145,6 +150,9 @@ func (c *Config) validate(root string) (*settings, error) {
 	}
 	if s.verifying, err = time.ParseDuration(c.VerificationTimeout); err != nil || s.verifying <= 0 {
 		errs = append(errs, fmt.Errorf("verification_timeout: %q is no positive duration such as \"10s\"", c.VerificationTimeout))
+	}
+	if s.command, err = time.ParseDuration(c.CommandTimeout); err != nil || s.command < time.Second || s.command%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("command_timeout: %q is no duration of whole seconds such as \"10s\"", c.CommandTimeout))
 	}
 	if s.pullTimeout, err = time.ParseDuration(c.BaseImagePullTimeout); err != nil || s.pullTimeout <= 0 {
 		errs = append(errs, fmt.Errorf("base_image_pull_timeout: %q is no positive duration such as \"30m\"", c.BaseImagePullTimeout))

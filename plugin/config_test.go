@@ -61,6 +61,7 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		"verification":            {func(c *Config) { c.Verification = "" }, func(c *Config) { c.Verification = "off" }},
 		"tcp_connections":         {func(c *Config) { c.TCPConnections = "keep" }},
 		"verification_timeout":    {func(c *Config) { c.VerificationTimeout = "" }, func(c *Config) { c.VerificationTimeout = "10" }, func(c *Config) { c.VerificationTimeout = "-1s" }},
+		"command_timeout":         {func(c *Config) { c.CommandTimeout = "0s" }, func(c *Config) { c.CommandTimeout = "" }, func(c *Config) { c.CommandTimeout = "1500ms" }},
 		"checkpoint_compression":  {func(c *Config) { c.CheckpointCompression = "gzip" }},
 		"lazy_pages":              {func(c *Config) { c.LazyPages = "yes" }},
 		"pod_annotations":         {func(c *Config) { c.PodAnnotations = []string{"lazy"} }},

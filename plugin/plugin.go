@@ -201,6 +201,7 @@ func newParts(ic *plugin.InitContext) (*parts, error) {
 			RegistryDirs:        registries,
 			Audit:               config.Verification == audit,
 			VerificationTimeout: s.verifying,
+			CommandTimeout:      s.command,
 			DisableMPTCP:        config.DisableMPTCP,
 		}
 	}}, nil

@@ -85,11 +85,7 @@ type target interface {
 }
 
 // target chooses by the location, and refuses one that cannot be.
-func (s *Runtime) target(ctx context.Context, location string, c *containers.Container) (target, error) {
-	compression, err := s.compression(ctx, c)
-	if err != nil {
-		return nil, err
-	}
+func (s *Runtime) target(ctx context.Context, location string, c *containers.Container, compression policy.Compression) (target, error) {
 	if name, ok := strings.CutPrefix(location, policy.ImageLocation); ok {
 		return s.imageTarget(ctx, name, c, compression)
 	}
@@ -107,16 +103,6 @@ func (s *Runtime) target(ctx context.Context, location string, c *containers.Con
 	return &archiveTarget{file: filepath.Clean(location), compression: compression}, nil
 }
 
-// compression is the pod's wish, or else the node's value.
-func (s *Runtime) compression(ctx context.Context, c *containers.Container) (policy.Compression, error) {
-	resp, err := s.PodSandboxStatus(ctx, &runtime.PodSandboxStatusRequest{PodSandboxId: c.SandboxID})
-	if err != nil {
-		return "", fmt.Errorf("pod sandbox %q: %w", c.SandboxID, err)
-	}
-	asked, err := s.node.Policy.Pod(resp.GetStatus().GetAnnotations())
-	return asked.Compression, err
-}
-
 // checkpointTries is how often a container is checkpointed that cannot be for a reason that may pass.
 const checkpointTries = 4
 
@@ -128,8 +114,25 @@ func (s *Runtime) checkpoint(ctx context.Context, location string, c *containers
 	defer func() { observeCheckpoint(began, retErr) }()
 	defer recovery.Into(ctx, &retErr, "checkpoint")
 
+	asked, err := s.asked(ctx, c.SandboxID)
+	if err != nil {
+		return err
+	}
+	// What cannot be done is said before the program is told.
+	if _, err := s.target(ctx, location, c, asked.Compression); err != nil {
+		return err
+	}
+	return s.taking(ctx, &asked, c.ID, status.GetMetadata().GetName(), func() error {
+		return s.retryCheckpoint(ctx, location, c, status, asked.Compression)
+	})
+}
+
+// retryCheckpoint takes the checkpoint when it is possible.
+func (s *Runtime) retryCheckpoint(
+	ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus, compression policy.Compression,
+) error {
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := s.tryCheckpoint(ctx, location, c, status)
+		err := s.tryCheckpoint(ctx, location, c, status, compression)
 		var passing *dump.PassingError
 		if !errors.As(err, &passing) {
 			return struct{}{}, backoff.Permanent(err)
@@ -143,9 +146,11 @@ func (s *Runtime) checkpoint(ctx context.Context, location string, c *containers
 }
 
 // tryCheckpoint takes the checkpoint, or leaves everything as it was.
-func (s *Runtime) tryCheckpoint(ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus) error {
+func (s *Runtime) tryCheckpoint(
+	ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus, compression policy.Compression,
+) error {
 	began := time.Now()
-	t, err := s.target(ctx, location, c)
+	t, err := s.target(ctx, location, c, compression)
 	if err != nil {
 		return err
 	}

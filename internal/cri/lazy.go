@@ -49,6 +49,9 @@ func (s *Runtime) ContainerStatus(ctx context.Context, r *runtime.ContainerStatu
 			st.Reason, st.Message = reasonPagesLost, lost
 		}
 	}
+	if err == nil {
+		s.showCommand(ctx, resp)
+	}
 	return resp, err
 }
 

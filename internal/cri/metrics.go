@@ -56,6 +56,18 @@ var checkpoints, steps = func() (all, steps metrics.LabeledTimer) {
 	return all, steps
 }()
 
+// commands times the commands of pod annotations, by the annotation and the gRPC code of their outcome.
+var commands = func() metrics.LabeledTimer {
+	ns := metrics.NewNamespace("containerd", "cri_restore", nil)
+	t := ns.NewLabeledTimer("command", "The time it takes to run the commands of pod annotations, by annotation and gRPC code", "annotation", "code")
+	metrics.Register(ns)
+	return t
+}()
+
+func observeCommand(annotation string, since time.Time, err error) {
+	commands.WithValues(annotation, status.Code(errgrpc.ToGRPC(err)).String()).UpdateSince(since)
+}
+
 func observeCheckpoint(since time.Time, err error) {
 	checkpoints.WithValues(status.Code(errgrpc.ToGRPC(err)).String()).UpdateSince(since)
 }

@@ -62,20 +62,6 @@ func (s *Refusing) StartContainer(ctx context.Context, r *runtime.StartContainer
 	return s.RuntimeServiceServer.StartContainer(ctx, r)
 }
 
-// StartContainer starts a container, or restores it. While it is not known that the node can restore, one that is still to be
-// restored is refused before containerd has begun: to its CRI plugin a start that fails is the last.
-func (s *Runtime) StartContainer(ctx context.Context, r *runtime.StartContainerRequest) (_ *runtime.StartContainerResponse, retErr error) {
-	defer recovery.Into(ctx, &retErr, "StartContainer")
-	if !s.node.Able.Passed() {
-		if id := pending(ctx, s.RuntimeServiceServer, s.node.Client.ContainerService(), r.GetContainerId()); id != "" {
-			if err := s.node.Able.Err(ctx); err != nil {
-				return nil, cannotGoOn(ctx, id, err)
-			}
-		}
-	}
-	return s.RuntimeServiceServer.StartContainer(ctx, r)
-}
-
 // pending returns the ID of a container that is still to be restored, nothing for any other. The ID that is given may be a
 // prefix, as crictl sends it. What is not found is for containerd to say.
 func pending(ctx context.Context, s runtime.RuntimeServiceServer, store containers.Store, id string) string {

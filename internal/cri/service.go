@@ -47,6 +47,8 @@ type Node struct {
 	RegistryDirs func() string
 	// VerificationTimeout is what the verification of a checkpoint may take, 0 for as long as its request does.
 	VerificationTimeout time.Duration
+	// CommandTimeout is what a command of a pod's annotations may take.
+	CommandTimeout time.Duration
 	// DisableMPTCP turns Multipath TCP off in the networks of pods.
 	DisableMPTCP bool
 	// Audit makes verification log and count what it would refuse.

@@ -23,7 +23,10 @@ const AnnotationLazy = "lazy-pages"
 const annotationCompression = "checkpoint-compression"
 
 // known are the pod annotations that there are, after the prefix.
-var known = []string{annotationTCP, AnnotationLazy, annotationCompression, annotationOnFailure}
+var known = []string{
+	annotationTCP, AnnotationLazy, annotationCompression, annotationOnFailure,
+	AnnotationBeforeCheckpoint, AnnotationAfterCheckpoint, AnnotationAfterRestore,
+}
 
 // TCP is what becomes of TCP connections that were established when the checkpoint was taken.
 type TCP string
@@ -45,6 +48,9 @@ type Pod struct {
 	Lazy        Lazy
 	Compression Compression
 	OnFailure   OnFailure
+	// Before, After and Restored are the commands of [AnnotationBeforeCheckpoint], [AnnotationAfterCheckpoint] and
+	// [AnnotationAfterRestore].
+	Before, After, Restored Commands
 }
 
 // Pod reads a pod's annotations. An annotation that the node does not hear is refused and not
@@ -78,6 +84,12 @@ func (p *Policy) Pod(annotations map[string]string) (Pod, error) {
 		case annotationOnFailure:
 			out.OnFailure = OnFailure(annotations[key])
 			err = checkOnFailure(what, out.OnFailure)
+		case AnnotationBeforeCheckpoint:
+			out.Before, err = parseCommands(what, annotations[key])
+		case AnnotationAfterCheckpoint:
+			out.After, err = parseCommands(what, annotations[key])
+		case AnnotationAfterRestore:
+			out.Restored, err = parseCommands(what, annotations[key])
 		}
 		if err != nil {
 			return Pod{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)

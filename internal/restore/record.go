@@ -79,6 +79,8 @@ type Record struct {
 	Drained bool `json:"drained,omitempty"`
 	// PagesLost says why memory of a lazy restore never arrived, for which the container was killed.
 	PagesLost string `json:"pagesLost,omitempty"`
+	// Command is what the command did that the pod wanted to run after the restore, nil if there was none, or it is not done.
+	Command *Command `json:"command,omitempty"`
 	// Failure says why the restore failed when it was tried. Empty: it did not, or was cut short.
 	Failure string `json:"failure,omitempty"`
 	// Times are the times of the creation's parts, for the log of the start.
