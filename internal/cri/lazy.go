@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/log"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -33,7 +34,24 @@ func (n *Node) lazily(ctx context.Context, asked policy.Lazy, dir string) (bool,
 		}
 	}
 	// That the kernel cannot do it is in the log.
-	return asked.Lazily(memories...) && n.Restores.Pages.Able.Err(ctx) == nil, nil
+	if !asked.Lazily(memories...) || n.Restores.Pages.Able.Err(ctx) != nil {
+		return false, nil
+	}
+	return mayBeLazy(ctx, images), nil
+}
+
+// mayBeLazy says whether CRIU can map all memory before it is there. Images that cannot be read are for the verification to refuse.
+func mayBeLazy(ctx context.Context, images *criu.Images) bool {
+	largest, all, err := images.Reserved()
+	may := false
+	if err == nil {
+		may, err = mayReserve(largest, all)
+	}
+	if !may {
+		log.G(ctx).WithError(err).WithField("reserved", all).WithField("largest", largest).
+			Info("restoring eagerly: a process has reserved more address space than this node has memory, which a lazy restore would need")
+	}
+	return may
 }
 
 // reasonPagesLost is the reason, in CRI's status, of the end of a container whose memory did not arrive.

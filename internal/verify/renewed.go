@@ -22,7 +22,7 @@ func (c *container) renewed(p place.Place) (now place.Place, ok bool) {
 	if _, err := (place.Place{Mount: p.Mount, Was: p.Mount, Rest: first}).Stat(); !errors.Is(err, place.ErrAbsent) {
 		return p, false
 	}
-	end, err := c.table.Resolve(p.Mount.At+"/"+current)
+	end, err := c.table.Resolve(p.Mount.At + "/" + current)
 	if err != nil || path.Dir(end) != p.Mount.At || !isVersion(path.Base(end)) {
 		return p, false
 	}
