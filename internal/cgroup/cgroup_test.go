@@ -60,7 +60,7 @@ func TestKill(t *testing.T) {
 	if slices.Sort(found); err != nil || !slices.Equal(found, slices.Sorted(slices.Values(pids))) {
 		t.Errorf("%v, %v, want %v", found, err, pids)
 	}
-	killed, err := Kill(t.Context(), id, func(pid int) bool { return pid == pids[1] })
+	killed, err := Kill(t.Context(), Victims{ID: id, Spare: func(pid int) bool { return pid == pids[1] }})
 	if err != nil || killed != 2 {
 		t.Errorf("killed %d, %v", killed, err)
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/regular"
 )
 
 // The names of whiteouts in a tar (OCI image specification, layer.md).
@@ -166,7 +168,7 @@ func (w *writer) addFirst(h *tar.Header, n *node) error {
 
 // content writes as much as the header has promised, whoever changes the file meanwhile.
 func (w *writer) content(f io.Reader, size int64) error {
-	n, err := io.CopyBuffer(w.tar, contextReader{w.ctx, io.LimitReader(f, size)}, w.buf)
+	n, err := io.CopyBuffer(w.tar, regular.Reader(w.ctx, io.LimitReader(f, size)), w.buf)
 	if err != nil {
 		return err
 	}
@@ -218,19 +220,6 @@ func (w *writer) hide(dir string) error { return w.mark(dir + "/" + opaque) }
 
 func (w *writer) mark(name string) error {
 	return w.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: time.Unix(0, 0)})
-}
-
-// contextReader reads until the context ends.
-type contextReader struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }
 
 type zeros struct{}

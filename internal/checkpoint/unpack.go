@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-restore/cri-restore/internal/regular"
 )
 
 // Unpack writes an archive (tar, plain, gzip or zstd, told by content) into
@@ -77,29 +79,8 @@ func openArchive(name string) (*os.File, error) {
 	if !filepath.IsAbs(name) {
 		return nil, fmt.Errorf("not an absolute path: %w", errdefs.ErrInvalidArgument)
 	}
-	seen, err := os.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if !seen.Mode().IsRegular() {
-		return nil, fmt.Errorf("not a regular file but %s: %w", seen.Mode().Type(), errdefs.ErrInvalidArgument)
-	}
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	fi, err := f.Stat()
-	if err == nil && !os.SameFile(seen, fi) {
-		err = fmt.Errorf("was replaced while it was opened: %w", errdefs.ErrInvalidArgument)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+	f, _, err := regular.Open(name)
+	return f, err
 }
 
 // openEmpty opens the directory to unpack into, and closes it to others:

@@ -14,9 +14,9 @@ import (
 	metadata "github.com/checkpoint-restore/checkpointctl/lib"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-restore/cri-restore/internal/regular"
 	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
@@ -72,9 +72,6 @@ func openLog(name string) (*containerLog, error) {
 	if name == "" || errors.Is(err, fs.ErrNotExist) {
 		return &containerLog{}, nil
 	}
-	if errors.Is(err, unix.ELOOP) {
-		err = fmt.Errorf("%s is a symbolic link, which is not followed: %w", name, errdefs.ErrFailedPrecondition)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("container log: %w: put the log's own file there, or remove what is there to checkpoint without a log", err)
 	}
@@ -92,14 +89,14 @@ func (l *containerLog) mark() {
 	}
 }
 
-func (l *containerLog) copy(ctx context.Context, file string) error {
+func (l *containerLog) copy(ctx context.Context, name string) error {
 	if l.f == nil {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return writeFrom(file, io.LimitReader(l.f, l.size))
+	return writeFrom(name, io.LimitReader(l.f, l.size))
 }
 
 func (l *containerLog) close() {
@@ -108,25 +105,23 @@ func (l *containerLog) close() {
 	}
 }
 
-// openRegular opens a regular file and nothing else: opening a FIFO would block.
+// openRegular opens a regular file and nothing else.
 func openRegular(name string) (*os.File, int64, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, 0, err
+	f, size, err := regular.Open(name)
+	if !errdefs.IsInvalidArgument(err) {
+		return f, size, err
 	}
-	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%s is %s and no regular file: %w", name, fi.Mode().Type(), errdefs.ErrFailedPrecondition)
+	what := "is no regular file"
+	if fi, err := os.Lstat(name); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
+		what = "is a symbolic link, which is not followed"
+	} else if err == nil {
+		what = fmt.Sprintf("is %s and no regular file", fi.Mode().Type())
 	}
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, fi.Size(), nil
+	return nil, 0, fmt.Errorf("%s %s: %w", name, what, errdefs.ErrFailedPrecondition)
 }
 
-func writeFrom(file string, src io.Reader) (err error) {
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+func writeFrom(name string, src io.Reader) (err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

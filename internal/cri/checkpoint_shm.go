@@ -11,12 +11,13 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-restore/cri-restore/internal/dump"
+	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
 // withShm makes /dev/shm a part of the checkpoint of a container that has the pod's for itself. A volume that is mounted there belongs to the
 // pod's spec, and with hostIPC the node's to the node.
 func (s *Runtime) withShm(d *dump.Dump, c *containers.Container) error {
-	spec, err := specOf(c)
+	spec, err := restore.SpecOf(c)
 	if err != nil {
 		return err
 	}

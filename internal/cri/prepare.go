@@ -2,7 +2,6 @@ package cri
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -69,7 +68,7 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err := s.node.Restores.CheckRuntime(ctx, nil, container.Runtime.Options); err != nil {
 		return nil, err
 	}
-	spec, err := specOf(&container)
+	spec, err := restore.SpecOf(&container)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +170,7 @@ func logPath(r *runtime.CreateContainerRequest) string {
 // one that is restored.
 func (n *Node) attach(ctx context.Context, id string, record *restore.Record, change func(*specs.Spec)) error {
 	return n.Restores.Attach(ctx, id, record, func(c *containers.Container) error {
-		spec, err := specOf(c)
+		spec, err := restore.SpecOf(c)
 		if err != nil {
 			return err
 		}
@@ -187,12 +186,4 @@ func (n *Node) attach(ctx context.Context, id string, record *restore.Record, ch
 		c.Spec, err = typeurl.MarshalAny(spec)
 		return err
 	})
-}
-
-func specOf(c *containers.Container) (*specs.Spec, error) {
-	var spec specs.Spec
-	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
-		return nil, fmt.Errorf("OCI spec of container %s: %w", c.ID, err)
-	}
-	return &spec, nil
 }

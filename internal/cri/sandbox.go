@@ -51,7 +51,7 @@ func (s *Runtime) turnOffMultipath(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %w", id, err)
 	}
-	spec, err := specOf(&c)
+	spec, err := restore.SpecOf(&c)
 	if err != nil {
 		return err
 	}

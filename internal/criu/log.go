@@ -2,17 +2,13 @@ package criu
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"unicode"
 
-	"github.com/containerd/errdefs"
+	"github.com/cri-restore/cri-restore/internal/regular"
 )
 
 // errorMark is how CRIU's log marks an error (criu/include/log.h). What stands
@@ -33,7 +29,7 @@ const maxTail = 4 << 20
 // errdefs.ErrNotFound if there is no log, errdefs.ErrInvalidArgument if it is
 // not a regular file.
 func ErrorLines(path string, maxLines, maxBytes int) ([]string, error) {
-	f, size, err := openLog(path)
+	f, size, err := regular.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("criu log %s: %w", path, err)
 	}
@@ -49,33 +45,6 @@ func ErrorLines(path string, maxLines, maxBytes int) ([]string, error) {
 		_, data, _ = bytes.Cut(data, []byte("\n"))
 	}
 	return errorLines(data, maxLines, maxBytes), nil
-}
-
-func openLog(path string) (*os.File, int64, error) {
-	// Look before opening: opening a FIFO blocks, opening a device can act on it.
-	seen, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	if !seen.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("not a regular file but %s: %w", seen.Mode().Type(), errdefs.ErrInvalidArgument)
-	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, 0, err
-	}
-	fi, err := f.Stat()
-	if err == nil && !os.SameFile(seen, fi) {
-		err = fmt.Errorf("was replaced while it was opened: %w", errdefs.ErrInvalidArgument)
-	}
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, fi.Size(), nil
 }
 
 // harmless are error lines after which CRIU goes on, or that only say that it

@@ -17,8 +17,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// regular is an entry of files.img as CRIU writes it; small is the smallest that there can be.
-func regular(id uint32, name string) *fdinfo.FileEntry {
+// regularFile is an entry of files.img as CRIU writes it; small is the smallest that there can be.
+func regularFile(id uint32, name string) *fdinfo.FileEntry {
 	return &fdinfo.FileEntry{Type: fdinfo.FdTypes_REG.Enum(), Id: proto.Uint32(id), Reg: &regfile.RegFileEntry{
 		Id: proto.Uint32(id), Flags: proto.Uint32(0), Pos: proto.Uint64(0), Name: proto.String(name), MntId: proto.Int32(7), Size: proto.Uint64(1), Mode: proto.Uint32(0o644),
 		Fown: &fown.FownEntry{Uid: proto.Uint32(0), Euid: proto.Uint32(0), Signum: proto.Uint32(0), PidType: proto.Uint32(0), Pid: proto.Uint32(0)},
@@ -66,8 +66,8 @@ func heap() int64 {
 // What is counted for decoded messages is no less than they take.
 func TestMemory(t *testing.T) {
 	for name, entry := range map[string]func(i uint32) *fdinfo.FileEntry{
-		"regular files": func(i uint32) *fdinfo.FileEntry { return regular(i, fmt.Sprintf("/usr/lib/%d.so", i)) },
-		"no names":      func(i uint32) *fdinfo.FileEntry { return regular(i, "") },
+		"regular files": func(i uint32) *fdinfo.FileEntry { return regularFile(i, fmt.Sprintf("/usr/lib/%d.so", i)) },
+		"no names":      func(i uint32) *fdinfo.FileEntry { return regularFile(i, "") },
 		"epoll":         func(i uint32) *fdinfo.FileEntry { return epoll(i, 50) },
 	} {
 		s := files(t, 5000, entry)
@@ -85,7 +85,7 @@ func TestMemory(t *testing.T) {
 
 // 400,000 files, which are 34 MiB, are not looked at, whatever else is in order with them; 100,000 are.
 func TestTooMuchMemory(t *testing.T) {
-	entry := func(i uint32) *fdinfo.FileEntry { return regular(i, "/usr/lib/x.so") }
+	entry := func(i uint32) *fdinfo.FileEntry { return regularFile(i, "/usr/lib/x.so") }
 	if _, err := Entries[*fdinfo.FileEntry](files(t, 400_000, entry), "files.img", "FILES"); !errdefs.IsResourceExhausted(err) || errdefs.IsInvalidArgument(err) {
 		t.Errorf("got %v", err)
 	}
@@ -95,7 +95,7 @@ func TestTooMuchMemory(t *testing.T) {
 }
 
 func TestEntriesEndWithTheContext(t *testing.T) {
-	s := files(t, 10, func(i uint32) *fdinfo.FileEntry { return regular(i, "") })
+	s := files(t, 10, func(i uint32) *fdinfo.FileEntry { return regularFile(i, "") })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	s.Until(ctx)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/cri-restore/cri-restore/internal/regular"
 )
 
 // RestoreStats are CRIU's own numbers of a restore (images/stats.proto, restore_stats_entry).
@@ -26,7 +28,7 @@ const maxStats = 4 << 10
 // ReadRestoreStats reads the file stats-restore in CRIU's work directory. It is not decoded by go-criu, whose package
 // for it cannot be linked into containerd. The error is of class errdefs.ErrNotFound if there is none.
 func ReadRestoreStats(work string) (*RestoreStats, error) {
-	f, size, err := openLog(filepath.Join(work, "stats-restore"))
+	f, size, err := regular.Open(filepath.Join(work, "stats-restore"))
 	if err != nil {
 		return nil, fmt.Errorf("criu's statistics: %w", err)
 	}

@@ -11,9 +11,10 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/cri-restore/cri-restore/internal/upstream"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
 // The annotations that make an image a checkpoint image.

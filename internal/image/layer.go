@@ -19,9 +19,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/regular"
 )
 
 // Compression of a layer.
@@ -151,36 +151,16 @@ func writeTar(ctx context.Context, w io.Writer, c *checkpoint.Checkpoint) error 
 }
 
 func writeFileEntry(ctx context.Context, tw *tar.Writer, root *os.Root, name string, at time.Time) error {
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, size, err := regular.OpenIn(root, name)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
+	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: size, ModTime: at}); err != nil {
 		return err
 	}
-	if !fi.Mode().IsRegular() {
-		return fmt.Errorf("%s is no regular file: %w", name, errdefs.ErrInvalidArgument)
-	}
-	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: fi.Size(), ModTime: at}); err != nil {
-		return err
-	}
-	if _, err := io.Copy(tw, contextReader{ctx, f}); err != nil {
+	if _, err := io.Copy(tw, regular.Reader(ctx, f)); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
-}
-
-// contextReader ends when the context does.
-type contextReader struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }

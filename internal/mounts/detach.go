@@ -1,4 +1,4 @@
-// Package mounts is what is mounted below directories that are about to be removed.
+// Package mounts is what is mounted below directories and has to go before they are removed, and their removal.
 package mounts
 
 import (
@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -34,19 +35,92 @@ func Detach(at map[string]string) (map[string]string, error) {
 	if len(at) == 0 {
 		return nil, nil
 	}
-	for left := math.MaxInt; ; {
-		below, count, err := mountsByDirectory(at)
-		if err != nil {
-			kept := map[string]string{}
-			for real := range at {
-				kept[real] = "a place that cannot be told"
+	kept, err := detach(func(mountpoint string) (string, bool) {
+		for dir := mountpoint; len(dir) > 1; dir = dir[:max(0, strings.LastIndexByte(dir, '/'))] {
+			if _, ok := at[dir]; ok {
+				return dir, true
 			}
-			return kept, fmt.Errorf("read mounts: %w", err)
+		}
+		return "", false
+	})
+	if err != nil {
+		kept = map[string]string{}
+		for real := range at {
+			kept[real] = "a place that cannot be told"
+		}
+	}
+	return kept, err
+}
+
+// Free is [Detach] for directories that are going to be removed, by whatever path, of which none is below another. The
+// mounts are read once for all of them. It returns those that are to be kept, with the reason.
+func Free(dirs []string) map[string]error {
+	kept := map[string]error{}
+	at := map[string]string{} // the directory by its real path
+	for _, dir := range dirs {
+		real, err := RealPath(dir)
+		if err != nil {
+			kept[dir] = err
+			continue
+		}
+		at[real] = dir
+	}
+	mounted, err := Detach(at)
+	for real, dir := range at {
+		switch where := mounted[real]; {
+		case err != nil:
+			kept[dir] = err
+		case where != "":
+			kept[dir] = fmt.Errorf("%s is kept, something is mounted below it and stays, at %s: %w", dir, where, errdefs.ErrUnavailable)
+		}
+	}
+	return kept
+}
+
+// Below unmounts everything that is mounted at dir or below it, the deepest first. A recursive delete of dir is safe
+// only afterwards: it would otherwise go on into whatever is mounted there.
+func Below(dir string) error { return Free([]string{dir})[dir] }
+
+// Remove removes a directory in which there may be mounts. Nothing is removed where something stays mounted.
+func Remove(dir string) error {
+	if err := Below(dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+// Where unmounts every mount whose mount point is chosen.
+func Where(chosen func(mountpoint string) bool) error {
+	kept, err := detach(func(mountpoint string) (string, bool) { return "", chosen(mountpoint) })
+	if where := kept[""]; where != "" {
+		err = errors.Join(err, fmt.Errorf("something stays mounted at %s: %w", where, errdefs.ErrUnavailable))
+	}
+	return err
+}
+
+// detach unmounts every mount that belongs to a group, the last one listed first, groups beside each other. It returns
+// the first mount point of each group that stays.
+//
+// mountinfo lists mounts in the order in which they were made, which need not be
+// that in which they were put into place: one may hide another that is listed
+// later, and is uncovered only when the first is gone. Hence as many rounds as it takes.
+func detach(group func(mountpoint string) (string, bool)) (map[string]string, error) {
+	for left := math.MaxInt; ; {
+		groups, count := map[string][]string{}, 0
+		_, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+			if g, ok := group(i.Mountpoint); ok {
+				groups[g] = append(groups[g], i.Mountpoint)
+				count++
+			}
+			return true, false
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read mounts: %w", err)
 		}
 		if count == 0 || count >= left {
 			kept := map[string]string{}
-			for real, mounts := range below {
-				kept[real] = mounts[0]
+			for name, mounts := range groups {
+				kept[name] = mounts[0]
 			}
 			return kept, nil
 		}
@@ -54,7 +128,7 @@ func Detach(at map[string]string) (map[string]string, error) {
 		// An error is seen in the next round: one mount may hide another, which is uncovered only then.
 		var g errgroup.Group
 		g.SetLimit(atOnce)
-		for _, mounts := range below {
+		for _, mounts := range groups {
 			g.Go(func() error {
 				for _, m := range slices.Backward(mounts) {
 					_ = unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -64,20 +138,4 @@ func Detach(at map[string]string) (map[string]string, error) {
 		}
 		_ = g.Wait()
 	}
-}
-
-// mountsByDirectory returns the mount points at or below each directory, in mountinfo's order, and their number.
-func mountsByDirectory(at map[string]string) (below map[string][]string, count int, err error) {
-	below = map[string][]string{}
-	_, err = mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
-		for dir := i.Mountpoint; len(dir) > 1; dir = dir[:max(0, strings.LastIndexByte(dir, '/'))] {
-			if _, ok := at[dir]; ok {
-				below[dir] = append(below[dir], i.Mountpoint)
-				count++
-				break
-			}
-		}
-		return true, false
-	})
-	return below, count, err
 }

@@ -15,14 +15,16 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/cri-restore/cri-restore/internal/policy"
 )
 
 const (
 	// Label is the label with the ID of the restore. It is there to find containers by, and believed of none without
 	// an extension of this plugin: containers inherit the labels of their images.
-	Label = "org.criu.restore/id"
+	Label = policy.AnnotationPrefix + "id"
 
-	extension = "org.criu.restore/origin"
+	extension = policy.AnnotationPrefix + "origin"
 )
 
 func init() {

@@ -88,7 +88,7 @@ func Stop(ctx context.Context, work string) error {
 
 // Kill kills the container's processes, and then a CRIU that is left of a page server whose supervisor was killed.
 func Kill(ctx context.Context, container, work string) error {
-	_, err := cgroup.Kill(ctx, container, func(pid int) bool { return serves(pid, work) })
+	_, err := cgroup.Kill(ctx, cgroup.Victims{ID: container, Spare: func(pid int) bool { return serves(pid, work) }})
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,7 @@ func (s *supervisor) exits(pid int) error {
 	}
 	// First the reason, so that whoever sees the container end can see it.
 	werr := s.result.write(Result{Lost: why.Error()})
-	killed, kerr := cgroup.Kill(context.Background(), s.Container, func(p int) bool { return p == pid })
+	killed, kerr := cgroup.Kill(context.Background(), cgroup.Victims{ID: s.Container, Spare: func(p int) bool { return p == pid }})
 	if kerr == nil && killed == 0 {
 		// There was nobody to miss the memory: the container had ended, or was not restored yet.
 		return errors.Join(werr, s.result.write(Result{Lost: why.Error(), Drained: true}))

@@ -1,11 +1,15 @@
 package restore
 
-import "time"
+import (
+	"time"
+
+	"github.com/cri-restore/cri-restore/internal/policy"
+)
 
 // Annotations that a restored container carries in CRI, in the order of their use.
 const (
 	// AnnotationPrefix is the prefix of all annotations to and from the plugin.
-	AnnotationPrefix = "org.criu.restore/"
+	AnnotationPrefix = policy.AnnotationPrefix
 	// AnnotationID is the ID of the restore.
 	AnnotationID = AnnotationPrefix + "id"
 	// AnnotationImage is the name of the checkpoint image, or the archive's path.

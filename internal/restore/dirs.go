@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 
 	metadata "github.com/checkpoint-restore/checkpointctl/lib"
+
+	"github.com/cri-restore/cri-restore/internal/mounts"
 )
 
 // Dirs are the plugin's directories: one folder for each restore, named by its ID,
@@ -72,7 +74,7 @@ func (d Dirs) Make(id string) error {
 // below them was unmounted.
 func (d Dirs) Remove(id string) error {
 	for _, dir := range []string{filepath.Join(d.State, id), filepath.Join(d.Root, id)} {
-		if err := removeAll(dir); err != nil {
+		if err := mounts.Remove(dir); err != nil {
 			return fmt.Errorf("directory of restore %s: %w", id, err)
 		}
 	}

@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/regular"
 )
 
 const (
@@ -83,21 +85,18 @@ func (k LogKeeper) Explain(ctx context.Context, container, work string, err erro
 }
 
 // keep copies the log and returns the copy's path, empty if there is no log.
-func (k LogKeeper) keep(file, container string) (_ string, err error) {
+func (k LogKeeper) keep(log, container string) (_ string, err error) {
 	if k.Dir == "" || k.Max <= 0 {
 		return "", nil
 	}
-	src, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) {
+	src, _, err := regular.Open(log)
+	if errdefs.IsNotFound(err) {
 		return "", nil
 	}
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%s: %w", log, err)
 	}
 	defer src.Close()
-	if fi, err := src.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return "", errors.Join(fmt.Errorf("%s is no regular file", file), err)
-	}
 	if err := os.MkdirAll(k.Dir, 0o700); err != nil {
 		return "", err
 	}

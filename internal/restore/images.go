@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/mounts"
+	"github.com/cri-restore/cri-restore/internal/regular"
 )
 
 // WriteReplaced keeps images that CRIU is to read in the place of the checkpoint's, until the
@@ -41,7 +43,7 @@ func (s *Store) WriteReplaced(r *Record, images map[string][]byte) error {
 // after it has made sure that these are the ones that were verified. What a try before a restart of containerd has
 // mounted there goes first.
 func (s *Store) coverImages(ctx context.Context, r *Record, images string) error {
-	if err := detachBelow(images); err != nil {
+	if err := mounts.Below(images); err != nil {
 		return fmt.Errorf("CRIU images of restore %s: %w", r.ID, err)
 	}
 	if r.ImagesDigest != "" {
@@ -89,7 +91,7 @@ func Digest(ctx context.Context, dir string) (digest.Digest, error) {
 		if err != nil {
 			return "", err
 		}
-		n, err := io.Copy(sum, &contextReader{ctx: ctx, r: io.LimitReader(f, size+1)})
+		n, err := io.Copy(sum, regular.Reader(ctx, io.LimitReader(f, size+1)))
 		f.Close()
 		if err != nil {
 			return "", fmt.Errorf("CRIU image %s: %w", name, err)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-restore/cri-restore/internal/mounts"
 )
 
 func writeFiles(t *testing.T, dir string, files map[string]string) {
@@ -24,7 +26,7 @@ func TestCoverImages(t *testing.T) {
 	s := &Store{Dirs: Dirs{Root: t.TempDir(), State: t.TempDir()}}
 	r := &Record{ID: NewID(), Image: "ck"}
 	dir := t.TempDir()
-	t.Cleanup(func() { _ = detachBelow(dir) })
+	t.Cleanup(func() { _ = mounts.Below(dir) })
 	writeFiles(t, dir, map[string]string{"core-1.img": "theirs", "mm-1.img": "same", "pages-1.img": "page"})
 	d, err := Digest(t.Context(), dir)
 	if err != nil {
@@ -44,7 +46,7 @@ func TestCoverImages(t *testing.T) {
 			}
 		}
 	}
-	if err := detachBelow(dir); err != nil {
+	if err := mounts.Below(dir); err != nil {
 		t.Fatal(err)
 	}
 	for name, content := range map[string]string{"core-1.img": "theirs!", "new.img": ""} {

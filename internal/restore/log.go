@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/regular"
 )
 
 // CopyLog puts what the checkpointed container had logged at the new
@@ -67,7 +68,7 @@ func CopyLog(ctx context.Context, c *checkpoint.Checkpoint, path string) (undo f
 		}
 		return truncate(path, before)
 	}
-	in := &contextReader{ctx: ctx, r: criLog(src, c.Metadata.CheckpointedAt, c.Limits().LogBytes)}
+	in := &lastByte{r: regular.Reader(ctx, criLog(src, c.Metadata.CheckpointedAt, c.Limits().LogBytes))}
 	_, err = io.Copy(dst, in)
 	if err == nil && in.read && in.last != '\n' {
 		// The log was copied while its last line was being written. The next line is one of its own.
@@ -111,18 +112,14 @@ func makeDirs(dir string) (made []string, err error) {
 	return made, os.MkdirAll(dir, 0o755)
 }
 
-// contextReader ends a long copy with its context, and knows the last byte if there was one.
-type contextReader struct {
-	ctx  context.Context
+// lastByte knows the last byte that was read, if there was one.
+type lastByte struct {
 	r    io.Reader
 	read bool
 	last byte
 }
 
-func (r *contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
+func (r *lastByte) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
 	if n > 0 {
 		r.read, r.last = true, p[n-1]

@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-restore/cri-restore/internal/mounts"
 )
 
 // mountDir returns a directory below which nothing may be mounted at the end.
@@ -52,7 +54,7 @@ func unmountAll(t testing.TB, dir string) {
 }
 
 func TestMountView(t *testing.T) {
-	for name, mounts := range map[string]func(low, high string) []mount.Mount{
+	for name, view := range map[string]func(low, high string) []mount.Mount{
 		"bind": func(_, high string) []mount.Mount {
 			return []mount.Mount{{Type: "bind", Source: high, Options: []string{"ro", "rbind"}}}
 		},
@@ -71,7 +73,7 @@ func TestMountView(t *testing.T) {
 			check(t, os.Chmod(filepath.Join(high, "run"), 0o4755))
 			check(t, unix.Mknod(filepath.Join(high, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
 
-			given := mounts(low, high)
+			given := view(low, high)
 			before := slices.Clone(given[0].Options)
 			for range 2 { // the second time is after a restart
 				check(t, MountView(given, target))
@@ -109,7 +111,7 @@ func TestMountView(t *testing.T) {
 					t.Errorf("no %s in %q", o, infos[0].Options)
 				}
 			}
-			check(t, detachBelow(target))
+			check(t, mounts.Below(target))
 			noMounts(t, target)
 		})
 	}
@@ -181,7 +183,7 @@ func TestRemoveAllSparesWhatIsMounted(t *testing.T) {
 				t.Fatal("nothing is mounted")
 			}
 			for range 2 {
-				check(t, removeAll(dir))
+				check(t, mounts.Remove(dir))
 			}
 			noMounts(t, top)
 			if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
@@ -201,9 +203,9 @@ func TestRemoveAllStaysInItsDirectory(t *testing.T) {
 	tmpfs(t, filepath.Join(top, "dir-2", "m"))
 	check(t, os.Symlink(filepath.Join(top, "target"), filepath.Join(top, "dir", "link")))
 	check(t, os.Symlink(filepath.Join(top, "target"), filepath.Join(top, "link")))
-	check(t, removeAll(filepath.Join(top, "dir")))
-	check(t, removeAll(filepath.Join(top, "link")))
-	check(t, removeAll(filepath.Join(top, "no", "such", "dir")))
+	check(t, mounts.Remove(filepath.Join(top, "dir")))
+	check(t, mounts.Remove(filepath.Join(top, "link")))
+	check(t, mounts.Remove(filepath.Join(top, "no", "such", "dir")))
 	if got, want := names(t, top), []string{"dir-2", "dir-2/m", "dir-2/own", "target", "target/file"}; !slices.Equal(got, want) {
 		t.Errorf("left %q, want %q", got, want)
 	}
@@ -215,7 +217,7 @@ func TestRemoveAllStaysInItsDirectory(t *testing.T) {
 
 // The state directory may be /var/run/containerd, where /var/run is a link.
 func TestDetachThroughALink(t *testing.T) {
-	for name, f := range map[string]func(string) error{"removeAll": removeAll, "detachBelow": detachBelow} {
+	for name, f := range map[string]func(string) error{"Remove": mounts.Remove, "Below": mounts.Below} {
 		t.Run(name, func(t *testing.T) {
 			top := mountDir(t)
 			precious := mkdir(t, top, "precious")

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
+
+	"github.com/cri-restore/cri-restore/internal/mounts"
 )
 
 // mountRootfs mounts a new container's snapshot at dir. unmount is not lazy: what was written must be in the
@@ -18,22 +20,22 @@ import (
 // disk: seconds, on a busy node. Nothing here has to outlast a crash of the machine, as the container does not. So the overlay is
 // volatile (kernel: Documentation/filesystems/overlayfs.rst, "Volatile mount", from Linux 5.10), and the mark that
 // makes it be mounted only once is removed.
-func mountRootfs(mounts []mount.Mount, dir string) (unmount func() error, err error) {
-	durable := mount.RemoveVolatileOption(mounts)
+func mountRootfs(snapshot []mount.Mount, dir string) (unmount func() error, err error) {
+	durable := mount.RemoveVolatileOption(snapshot)
 	fast, marks := volatile(durable)
 	err = mount.All(fast, dir)
 	if err != nil && len(marks) > 0 { // an older kernel
-		err = errors.Join(err, detachBelow(dir))
+		err = errors.Join(err, mounts.Below(dir))
 		if again := mount.All(durable, dir); again == nil {
 			err = nil
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("mount root file system at %s: %w", dir, errors.Join(err, detachBelow(dir)))
+		return nil, fmt.Errorf("mount root file system at %s: %w", dir, errors.Join(err, mounts.Below(dir)))
 	}
 	return func() error {
 		if err := mount.UnmountAll(dir, 0); err != nil {
-			return fmt.Errorf("unmount root file system: %w", errors.Join(err, detachBelow(dir)))
+			return fmt.Errorf("unmount root file system: %w", errors.Join(err, mounts.Below(dir)))
 		}
 		for _, mark := range marks {
 			if err := os.RemoveAll(mark); err != nil {

@@ -2,14 +2,12 @@ package restore
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -42,9 +40,9 @@ func TaskOptions(request, container typeurl.Any, images, work string, user uint3
 
 // User is the user that a container's OCI spec names.
 func User(c *containers.Container) (uint32, error) {
-	var spec specs.Spec
-	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
-		return 0, fmt.Errorf("OCI spec of container %s: %w", c.ID, err)
+	spec, err := SpecOf(c)
+	if err != nil {
+		return 0, err
 	}
 	if spec.Process == nil {
 		return 0, nil

@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/mounts"
 )
 
 // KeepPodNamespaces makes CRIU leave the host name and the IPC limits of the pod as they
@@ -24,9 +24,9 @@ import (
 // others, with what is true in the pod; the covers are mounted below images, and go with what
 // is mounted there. Objects of System V IPC are restored: a process may have them attached.
 func (s *Store) KeepPodNamespaces(c *containers.Container, r *Record, images string) error {
-	var spec specs.Spec
-	if err := json.Unmarshal(c.Spec.GetValue(), &spec); err != nil {
-		return fmt.Errorf("OCI spec of container %s: %w", c.ID, err)
+	spec, err := SpecOf(c)
+	if err != nil {
+		return err
 	}
 	if spec.Linux == nil {
 		return nil
@@ -75,7 +75,7 @@ func bindOver(file, target string) error {
 		return err
 	}
 	if err := unix.Mount(file, target, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mount over it: %w", errors.Join(err, detachBelow(target)))
+		return fmt.Errorf("mount over it: %w", errors.Join(err, mounts.Below(target)))
 	}
 	return nil
 }

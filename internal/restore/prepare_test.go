@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-restore/cri-restore/internal/mounts"
 )
 
 func TestPrepareView(t *testing.T) {
@@ -21,7 +23,7 @@ func TestPrepareView(t *testing.T) {
 		func() {},
 		func() {},
 		func() { unmountAll(t, w.store.Dirs.State) },
-		func() { check(t, removeAll(w.store.Dirs.State)) },
+		func() { check(t, mounts.Remove(w.store.Dirs.State)) },
 	} {
 		again()
 		images, work, err := w.store.Prepare(w.ctx, r)

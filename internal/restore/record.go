@@ -13,6 +13,7 @@ import (
 
 	"github.com/cri-restore/cri-restore/internal/origin"
 	"github.com/cri-restore/cri-restore/internal/phase"
+	"github.com/cri-restore/cri-restore/internal/policy"
 )
 
 const (
@@ -22,7 +23,7 @@ const (
 	LabelID = origin.Label
 
 	// extensionRecord is the container extension with the record.
-	extensionRecord = "org.criu.restore/record"
+	extensionRecord = policy.AnnotationPrefix + "record"
 
 	// recordVersion is raised when an older plugin could no longer do the right
 	// thing with a record.

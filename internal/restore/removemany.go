@@ -3,11 +3,9 @@ package restore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/cri-restore/cri-restore/internal/mounts"
@@ -18,34 +16,26 @@ import (
 // many. Nobody waits for it, and if it is cut short the next start goes on with it.
 const removedDir = ".removed"
 
-// removeMany is removeAll for many directories in a few parents, of which none is below another. The mounts are read
+// removeMany is mounts.Remove for many directories in a few parents, of which none is below another. The mounts are read
 // once for all of them, and the files are removed in the background. How many directories there were is returned.
 func (s *Store) removeMany(ctx context.Context, parents []string, unknown func(name string) bool) (int, error) {
 	var errs []error
-	at := map[string]string{} // the directory by its real path
+	var dirs []string
 	for _, parent := range parents {
 		entries, err := os.ReadDir(parent)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 		for _, e := range entries {
-			if !e.IsDir() || !unknown(e.Name()) {
-				continue
+			if e.IsDir() && unknown(e.Name()) {
+				dirs = append(dirs, filepath.Join(parent, e.Name()))
 			}
-			dir := filepath.Join(parent, e.Name())
-			real, err := mounts.RealPath(dir)
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			at[real] = dir
 		}
 	}
-	kept, err := mounts.Detach(at)
-	errs = append(errs, err)
-	for real, dir := range at {
-		if mounted := kept[real]; mounted != "" {
-			errs = append(errs, fmt.Errorf("%s is kept, something stays mounted at %s: %w", dir, mounted, errdefs.ErrUnavailable))
+	kept := mounts.Free(dirs)
+	for _, dir := range dirs {
+		if err := kept[dir]; err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		errs = append(errs, setAside(dir))
@@ -56,12 +46,12 @@ func (s *Store) removeMany(ctx context.Context, parents []string, unknown func(n
 			continue // nothing, now or from an earlier time
 		}
 		s.background.Go(func() {
-			if err := recovery.Do(ctx, "remove earlier restores", func() error { return removeAll(dir) }); err != nil {
+			if err := recovery.Do(ctx, "remove earlier restores", func() error { return mounts.Remove(dir) }); err != nil {
 				log.G(ctx).WithError(err).Warn("what earlier restores had left is not removed, the next start of containerd tries again")
 			}
 		})
 	}
-	return len(at), errors.Join(errs...)
+	return len(dirs), errors.Join(errs...)
 }
 
 // Wait waits until the files of what Reconcile has found are removed, or cannot be.

@@ -17,8 +17,10 @@ import (
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/mounts"
 	"github.com/cri-restore/cri-restore/internal/origin"
 	"github.com/cri-restore/cri-restore/internal/pageserver"
+	"github.com/cri-restore/cri-restore/internal/policy"
 	"github.com/cri-restore/cri-restore/internal/runc"
 	"github.com/cri-restore/cri-restore/internal/turn"
 )
@@ -162,7 +164,7 @@ func (s *Store) release(ctx context.Context, r *Record) error {
 	// Before what it serves from is removed.
 	errs := []error{pageserver.Stop(ctx, s.Dirs.Work(r.ID))}
 	for _, dir := range []string{filepath.Join(s.Dirs.State, r.ID), s.Dirs.Archive(r.ID), s.Dirs.Work(r.ID), s.Dirs.Replaced(r.ID), s.Dirs.Guard(r.ID)} {
-		errs = append(errs, removeAll(dir))
+		errs = append(errs, mounts.Remove(dir))
 	}
 	return errors.Join(append(errs, s.removeView(ctx, r))...)
 }
@@ -170,7 +172,7 @@ func (s *Store) release(ctx context.Context, r *Record) error {
 // Detach unmounts what a restore may have left below directories that go with
 // the task, before the task is deleted.
 func (s *Store) Detach(id string, r *Record) error {
-	return errors.Join(s.detachLeftovers(id), detachBelow(s.Dirs.Work(r.ID)))
+	return errors.Join(s.detachLeftovers(id), mounts.Below(s.Dirs.Work(r.ID)))
 }
 
 // Remove removes everything of a restore whose container is gone.
@@ -180,7 +182,7 @@ func (s *Store) Remove(ctx context.Context, r *Record) error {
 
 // ReleaseView gives the view of a checkpoint image back. The record has none then.
 func (s *Store) ReleaseView(ctx context.Context, r *Record) error {
-	if err := detachBelow(s.Dirs.View(r.ID)); err != nil {
+	if err := mounts.Below(s.Dirs.View(r.ID)); err != nil {
 		return err
 	}
 	if err := s.removeView(ctx, r); err != nil {
@@ -216,7 +218,7 @@ func (s *Store) detachLeftovers(id string) error {
 	}
 	below += "/"
 	criuRoot := "/" + id + "/criu-root" // runc: libcontainer/criu_linux.go, Restore
-	return detach(func(mountpoint string) bool {
+	return mounts.Where(func(mountpoint string) bool {
 		return strings.HasPrefix(mountpoint, below) || strings.HasSuffix(mountpoint, criuRoot) || strings.Contains(mountpoint, criuRoot+"/")
 	})
 }
@@ -253,10 +255,10 @@ func (s *Store) criuOptions(r *Record, spec *specs.Spec) ([]criu.Option, error) 
 	}
 	// Every checkpoint of ours has them, and without the option CRIU leaves them out in silence (criu/file-lock.c, prepare_file_locks).
 	options = append(options, criu.Option{Name: "file-locks"})
-	switch r.TCP {
-	case "close":
+	switch policy.TCP(r.TCP) {
+	case policy.CloseTCP:
 		options = append(options, criu.Option{Name: "tcp-close"})
-	case "local", "restore": // of "local" the images have no others
+	case policy.LocalTCP, policy.RestoreTCP: // of local the images have no others
 		options = append(options, criu.Option{Name: "tcp-established"})
 	}
 	return options, nil
