@@ -116,6 +116,9 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err != nil {
 		return nil, err
 	}
+	if err := s.clearIPC(ctx, r.GetPodSandboxId(), id, c.ImagesDir(), spec); err != nil {
+		return nil, err
+	}
 	err = record.Times.Do(ctx, phase.Materialise, func(ctx context.Context) error {
 		undoLog, err := restore.CopyLog(ctx, c, logPath(r))
 		if err != nil {
@@ -139,15 +142,13 @@ func (s *Runtime) fillShm(ctx context.Context, pod, id string, c *checkpoint.Che
 	if has, err := restore.HasShm(ctx, c); err != nil || !has {
 		return err
 	}
-	list, err := s.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: pod}})
+	other, err := s.beside(ctx, pod, id)
 	if err != nil {
-		return fmt.Errorf("containers of pod sandbox %s: %w", pod, err)
+		return err
 	}
-	for _, other := range list.GetContainers() {
-		if other.GetId() != id && other.GetState() != runtime.ContainerState_CONTAINER_EXITED {
-			return fmt.Errorf("the checkpoint has files in /dev/shm, which the pod shares with its container %q: restore it in a pod of its own: %w",
-				other.GetMetadata().GetName(), errdefs.ErrFailedPrecondition)
-		}
+	if other != "" {
+		return fmt.Errorf("the checkpoint has files in /dev/shm, which the pod shares with its container %q: restore it in a pod of its own: %w",
+			other, errdefs.ErrFailedPrecondition)
 	}
 	undoShm, err := restore.FillShm(ctx, c, spec, s.node.Limits)
 	if err != nil {
@@ -155,6 +156,38 @@ func (s *Runtime) fillShm(ctx context.Context, pod, id string, c *checkpoint.Che
 	}
 	undo.add("restore /dev/shm", func(context.Context) error { return undoShm() })
 	return nil
+}
+
+// clearIPC removes from the pod's IPC namespace what an earlier life of the container has left there of System V IPC. Next to a
+// container that runs nothing is removed: whose it is nobody knows.
+func (s *Runtime) clearIPC(ctx context.Context, pod, id, images string, spec *specs.Spec) error {
+	path, inTheWay, err := restore.IPCInTheWay(images, spec)
+	if err != nil || len(inTheWay) == 0 {
+		return err
+	}
+	other, err := s.beside(ctx, pod, id)
+	if err != nil {
+		return err
+	}
+	if other != "" {
+		return fmt.Errorf("%s of the pod is in the way of the checkpoint's, and may be its container %q's: end that, or restore it in a pod of its own: %w",
+			inTheWay[0], other, errdefs.ErrFailedPrecondition)
+	}
+	return restore.ClearIPC(path, inTheWay)
+}
+
+// beside is the name of a container of the pod, beside the one with this ID, that runs or may run in a moment. It is empty if there is none.
+func (s *Runtime) beside(ctx context.Context, pod, id string) (string, error) {
+	list, err := s.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: pod}})
+	if err != nil {
+		return "", fmt.Errorf("containers of pod sandbox %s: %w", pod, err)
+	}
+	for _, other := range list.GetContainers() {
+		if other.GetId() != id && other.GetState() != runtime.ContainerState_CONTAINER_EXITED {
+			return other.GetMetadata().GetName(), nil
+		}
+	}
+	return "", nil
 }
 
 // logPath is where containerd will log (containerd: internal/cri/server/container_create.go).

@@ -80,6 +80,7 @@ type Dump struct {
 	dir       string
 	freezes   bool
 	shm       *shm
+	alone     func(context.Context) (bool, error)
 	undo      []func(context.Context) error
 }
 
