@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-restore/cri-restore/internal/grant"
 )
@@ -60,6 +61,9 @@ func Arm(dir, program string, f Facts) (script string, err error) {
 		return "", fmt.Errorf("guard of the restore: namespaces of this process: %w", err)
 	}
 	if err := write(filepath.Join(dir, factsFile), f); err != nil {
+		return "", fmt.Errorf("guard of the restore: %w", err)
+	}
+	if err := unix.Mkfifo(filepath.Join(dir, criuFile), 0o600); err != nil {
 		return "", fmt.Errorf("guard of the restore: %w", err)
 	}
 	script = filepath.Join(dir, scriptFile)

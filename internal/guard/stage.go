@@ -33,7 +33,7 @@ func Run(script string, getenv func(string) string) error {
 	case "":
 		return fmt.Errorf("it is started by CRIU while containerd's restore plugin restores a container, and does nothing by itself: %w", errdefs.ErrInvalidArgument)
 	case stageNamespaces:
-		do = (*guard).hold
+		do = func(g *guard) error { return errors.Join(g.announce(), g.hold()) }
 	case stageMounted:
 		do = (*guard).held
 	case stageRestored:

@@ -35,6 +35,11 @@ func (s *Store) Arm(id string, r *Record) error {
 	return s.configure(r, func(p *passing) { p.script = script })
 }
 
+// ListenCRIU hears which process CRIU is in a restore that is armed.
+func (s *Store) ListenCRIU(r *Record) (*guard.Listener, error) {
+	return guard.Listen(s.Dirs.Guard(r.ID))
+}
+
 // granted is what the spec grants that the runtime is given.
 func (s *Store) granted(id string) (*grant.Container, error) {
 	data, err := os.ReadFile(filepath.Join(s.Bundles, id, "config.json"))

@@ -78,6 +78,7 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 		server = b.serve(ctx, r.ContainerID, rec)
 		began := time.Now()
 		err = rec.Times.Do(ctx, phase.CRIU, func(ctx context.Context) (err error) {
+			defer t.afterCRIU(ctx, b, r.ContainerID, rec)()
 			resp, err = t.startOrKill(ctx, r, opts...)
 			return err
 		})
@@ -172,17 +173,17 @@ func (t *Tasks) startOrKill(ctx context.Context, r *api.StartRequest, opts ...gr
 		}
 		select {
 		case <-done:
-			return resp, ended(ctx, err)
+			return resp, gone(ctx, err)
 		case <-time.After(killInterval):
 		}
 	}
 	cancel()
 	<-done
-	return resp, ended(ctx, err)
+	return resp, gone(ctx, err)
 }
 
-// ended adds to the error of a start that its caller had gone.
-func ended(ctx context.Context, err error) error {
+// gone adds to the error of a start that its caller had gone.
+func gone(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
