@@ -29,7 +29,8 @@ var irregularities = []struct {
 	kind byte
 	word string
 }{
-	{tar.TypeSymlink, "symbolic link"}, {tar.TypeLink, "hard link"}, {tar.TypeFifo, "FIFO"}, {tar.TypeChar, "device"}, {tar.TypeBlock, "device"},
+	{tar.TypeSymlink, "symbolic link"}, {tar.TypeLink, "hard link"}, {tar.TypeFifo, "FIFO"}, {tar.TypeChar, "device"},
+	{tar.TypeBlock, "device"},
 }
 
 // TestAttackArchiveEntries puts links, FIFOs and devices in the place of each file of a
@@ -217,7 +218,8 @@ func sparseArchive(t testing.TB, n *harness.Node, all []tarEntry, name string, s
 		t.Fatal(err)
 	}
 	archive := tree + ".tar"
-	if out, err := exec.Command("tar", "--sparse", "--format="+format, "-C", tree, "-cf", archive, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("tar", "--sparse", "--format="+format, "-C", tree, "-cf", archive,
+		".").CombinedOutput(); err != nil {
 		t.Fatalf("tar: %v: %s", err, out)
 	}
 	return archive

@@ -71,7 +71,8 @@ func TestAttackBaseVerifier(t *testing.T) {
 	if n.ImageStatus(reference) != nil {
 		t.Errorf("the base image came all the same: %v", err)
 	}
-	twin := n.Registry().Push(unique("checkpoint")+":1", checkpointImage(t, rebased(t, n.archive, "base:1", goodReference)))
+	twin := n.Registry().Push(unique("checkpoint")+":1",
+		checkpointImage(t, rebased(t, n.archive, "base:1", goodReference)))
 	n.Pull(twin)
 	restored(t, pod, twin, n.counted).Remove()
 	if got := n.front.got("/" + good + "/"); len(got) == 0 {

@@ -60,7 +60,8 @@ func TestAttackRestoreFromPath(t *testing.T) {
 	})
 	t.Run("ordinary image", func(t *testing.T) {
 		n := leakFree(t, a.n)
-		ref := n.Registry().Push(unique("path")+":1", annotated(t, baseImage(t), map[string]string{"RestoreFromPath": folder}))
+		ref := n.Registry().Push(unique("path")+":1", annotated(t, baseImage(t),
+			map[string]string{"RestoreFromPath": folder}))
 		n.Pull(ref)
 		ordinary(t, n.Pod(t), ref)
 	})
@@ -106,7 +107,8 @@ func TestAttackAnnotationOnly(t *testing.T) {
 		n := leakFree(t, a.n)
 		ref := push(n, unique("unsigned")+":1", checkpointImage(t, a.archive))
 		refused(t, a.pod, ref, codes.PermissionDenied, ref, "allowed_images")
-		restored(t, n.Pod(t), push(n, "signed/app:1", withLayer(t, checkpointImage(t, a.archive), tarOf(t, map[string]string{"twin": "x"}))), a.counted)
+		restored(t, n.Pod(t), push(n, "signed/app:1", withLayer(t, checkpointImage(t, a.archive),
+			tarOf(t, map[string]string{"twin": "x"}))), a.counted)
 	})
 	a.goesOn(t)
 }
@@ -223,9 +225,10 @@ func TestAttackPlatform(t *testing.T) {
 		if err := n.Client().ImageService().Delete(n.Context(), ref); err != nil {
 			t.Error(err)
 		}
-		both := mutate.AppendManifests(indexOf(t, foreign, mark), mutate.IndexAddendum{Add: onlyLayer(t, a.archive), Descriptor: v1.Descriptor{
-			Platform: &v1.Platform{OS: "linux", Architecture: platform(t)}, Annotations: mark,
-		}})
+		both := mutate.AppendManifests(indexOf(t, foreign, mark),
+			mutate.IndexAddendum{Add: onlyLayer(t, a.archive), Descriptor: v1.Descriptor{
+				Platform: &v1.Platform{OS: "linux", Architecture: platform(t)}, Annotations: mark,
+			}})
 		ref = n.Registry().PushIndex(unique("both")+":1", both)
 		n.Pull(ref)
 		restored(t, n.Pod(t), ref, a.counted)

@@ -45,8 +45,10 @@ func TestAttackDiffRefused(t *testing.T) {
 		{"block device", []tarEntry{specialEntry(tar.TypeBlock, "dev/evil", "")}, []string{`"dev/evil"`, "device"}},
 		{"trusted attribute", []tarEntry{trusted}, []string{`"evil"`, "trusted.overlay.opaque"}},
 		{"hard link to the host", []tarEntry{specialEntry(tar.TypeLink, "evil", a.secret)}, []string{"evil"}},
-		{"hard link through a link", []tarEntry{linkTo(a.host), specialEntry(tar.TypeLink, "evil", "link/victim")}, []string{"evil"}},
-		{"file as a directory", []tarEntry{regularEntry("evil", ""), regularEntry("evil/evil", "")}, []string{`"evil/evil"`, "does not fit"}},
+		{"hard link through a link", []tarEntry{linkTo(a.host), specialEntry(tar.TypeLink, "evil", "link/victim")},
+			[]string{"evil"}},
+		{"file as a directory", []tarEntry{regularEntry("evil", ""), regularEntry("evil/evil", "")},
+			[]string{`"evil/evil"`, "does not fit"}},
 		{"name too long", []tarEntry{regularEntry(strings.Repeat("e", 300), "")}, []string{"does not fit"}},
 		{"no tar", nil, []string{"neither a tar"}},
 	} {
@@ -100,10 +102,11 @@ func TestAttackDiffNeutral(t *testing.T) {
 	a := newTarget(t)
 	up := strings.Repeat("../", 12) + strings.TrimPrefix(a.host, "/")
 	for name, diff := range map[string][]tarEntry{
-		"absolute name":           {regularEntry(filepath.Join(a.host, "evil"), "evil")},
-		"through absolute link":   {linkTo(a.host), regularEntry("link/evil", "evil")},
-		"through relative link":   {linkTo(up), regularEntry("link/evil", "evil")},
-		"through link to a link":  {linkTo("/other"), specialEntry(tar.TypeSymlink, "other", up), regularEntry("link/evil", "evil")},
+		"absolute name":         {regularEntry(filepath.Join(a.host, "evil"), "evil")},
+		"through absolute link": {linkTo(a.host), regularEntry("link/evil", "evil")},
+		"through relative link": {linkTo(up), regularEntry("link/evil", "evil")},
+		"through link to a link": {linkTo("/other"), specialEntry(tar.TypeSymlink, "other", up),
+			regularEntry("link/evil", "evil")},
 		"directory through link":  {linkTo(a.host), dirEntry("link/evil")},
 		"link through link":       {linkTo(a.host), specialEntry(tar.TypeSymlink, "link/evil", "/")},
 		"whiteout through link":   {linkTo(a.host), regularEntry("link/.wh.victim", "")},
@@ -117,7 +120,8 @@ func TestAttackDiffNeutral(t *testing.T) {
 		})
 	}
 	// Of what deletes the program CRIU would not find it.
-	for name, diff := range map[string][]tarEntry{"program": {regularEntry(".wh.bin", "")}, "whole": {regularEntry(".wh..wh..opq", ""), dirEntry("etc")}} {
+	for name, diff := range map[string][]tarEntry{"program": {regularEntry(".wh.bin", "")},
+		"whole": {regularEntry(".wh..wh..opq", ""), dirEntry("etc")}} {
 		t.Run("whiteout of the "+name, func(t *testing.T) {
 			a.refuses(t, doctoredArchive(t, a.n, a.diffed(t, diff...)), codes.FailedPrecondition, "/bin/busybox is not there")
 		})
@@ -148,7 +152,8 @@ func TestAttackDiffNeutral(t *testing.T) {
 			if tc.word == "max_entries" {
 				code = codes.ResourceExhausted
 			}
-			a.refuses(t, doctoredArchive(t, a.n, withEntries(a.honest, regularEntry("deleted.files", tc.files))), code, "deleted.files", tc.word)
+			a.refuses(t, doctoredArchive(t, a.n, withEntries(a.honest, regularEntry("deleted.files", tc.files))), code,
+				"deleted.files", tc.word)
 		})
 	}
 	a.goesOn(t)

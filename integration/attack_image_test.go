@@ -33,7 +33,10 @@ func layerImage(t testing.TB, n *harness.Node, all []tarEntry) string {
 func hostileImage(t testing.TB, all []tarEntry) v1.Image {
 	t.Helper()
 	content := packed(t, all)
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(content)),
+			nil
+	},
 		tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +108,8 @@ func TestAttackImageFiles(t *testing.T) {
 		}
 	}
 	t.Run("a file nobody reads is a symbolic link", func(t *testing.T) {
-		a.refusesImage(t, withEntries(a.honest, specialEntry(tar.TypeSymlink, "checkpoint/parent", "/")), codes.InvalidArgument, "parent", "link")
+		a.refusesImage(t, withEntries(a.honest, specialEntry(tar.TypeSymlink, "checkpoint/parent", "/")),
+			codes.InvalidArgument, "parent", "link")
 	})
 	// Only within the layer can there be hard links: they are the file itself.
 	for _, name := range checkpointFiles {
@@ -177,7 +181,8 @@ func TestAttackImageShape(t *testing.T) {
 		a.refusesImage(t, all, codes.ResourceExhausted, "2000 entries", "max_entries")
 	})
 	t.Run("depth", func(t *testing.T) {
-		a.refusesImage(t, append(slices.Clone(a.honest), regularEntry(strings.Repeat("a/", 20)+"b", "")), codes.InvalidArgument, "deep")
+		a.refusesImage(t, append(slices.Clone(a.honest), regularEntry(strings.Repeat("a/", 20)+"b", "")),
+			codes.InvalidArgument, "deep")
 	})
 	for _, name := range []string{"config.dump", "spec.dump", "checkpoint/descriptors.json"} {
 		t.Run(name+" is missing", func(t *testing.T) {

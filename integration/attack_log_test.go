@@ -19,7 +19,8 @@ func TestAttackLog(t *testing.T) {
 	a := newTarget(t)
 	const line = "2026-01-01T00:00:00.000000000Z stdout F "
 	for name, old := range map[string]string{
-		"forged times and streams":   "2199-01-01T00:00:00.000000000Z stderr P of tomorrow\n0001-01-01T00:00:00Z stdin X none\n",
+		"forged times and " +
+			"streams": "2199-01-01T00:00:00.000000000Z stderr P of tomorrow\n0001-01-01T00:00:00Z stdin X none\n",
 		"for a terminal":             line + "\x1b[2J\x1b]0;evil\a\x9b\x00\n",
 		"no last line feed":          line + "count 1\n" + line + "cut o",
 		"no line feed at all":        strings.Repeat("x", 512<<10),
@@ -38,7 +39,8 @@ func TestAttackLog(t *testing.T) {
 				}
 				before := readFile(t, c.LogFile())
 				got := before
-				if first, _, _ := strings.Cut(old, "\n"); old != "" && !strings.Contains(first, " stdout F ") && !strings.Contains(first, " stderr P ") {
+				if first, _, _ := strings.Cut(old, "\n"); old != "" && !strings.Contains(first, " stdout F ") &&
+					!strings.Contains(first, " stderr P ") {
 					got = messages(t, before)
 				}
 				if got != want {
@@ -81,7 +83,8 @@ func awaitNewLines(t *testing.T, c *harness.Container, old string) {
 			return nil, fmt.Errorf("the process has logged %q", lines)
 		}
 		for _, line := range lines[:len(lines)-1] {
-			if fields := strings.Fields(line); len(fields) != 5 || fields[1] != "stdout" || fields[2] != "F" || fields[3] != "count" {
+			if fields := strings.Fields(line); len(fields) != 5 || fields[1] != "stdout" || fields[2] != "F" ||
+				fields[3] != "count" {
 				return nil, backoff.Permanent(fmt.Errorf("a new line is %q", line))
 			}
 		}

@@ -59,9 +59,11 @@ func TestAttackMetadataForm(t *testing.T) {
 			{"nothing", ``, codes.InvalidArgument, name},
 			{"an array", `[]`, codes.InvalidArgument, name},
 			{"null", `null`, codes.InvalidArgument, ""},
-			{"another type", open + `,"unknown":1,"` + map[string]string{"config.dump": "id", "spec.dump": "hostname"}[name] + `":5}`, codes.InvalidArgument, name},
+			{"another type", open + `,"unknown":1,"` + map[string]string{"config.dump": "id", "spec.dump": "hostname"}[name] +
+				`":5}`, codes.InvalidArgument, name},
 			{"cut off", honest[:len(honest)/2], codes.InvalidArgument, name},
-			{"deep", open + `,"unknown":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`, codes.InvalidArgument, name},
+			{"deep", open + `,"unknown":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`,
+				codes.InvalidArgument, name},
 			{"many values", open + `,"unknown":[0` + strings.Repeat(",0", 2001) + `]}`, codes.ResourceExhausted, "max_entries"},
 			{"long", open + `,"unknown":"` + strings.Repeat("x", 300<<10) + `"}`, codes.ResourceExhausted, "max_metadata_size"},
 		} {
@@ -89,12 +91,14 @@ func TestAttackMetadataForm(t *testing.T) {
 		key, value, word string
 		code             codes.Code
 	}{
-		"base image without digest": {"rootfsImageRef", "docker.io/library/busybox:latest", "no digest", codes.InvalidArgument},
-		"base image by another ID":  {"rootfsImageRef", "sha256:" + strings.Repeat("ab", 32), "not on this node", codes.FailedPrecondition},
-		"base image is a path":      {"rootfsImageRef", a.secret, "no image reference", codes.InvalidArgument},
-		"base image is long":        {"rootfsImageRef", strings.Repeat("a", 5000), "5000 bytes", codes.InvalidArgument},
-		"no base image":             {"rootfsImageRef", "", "base image is missing", codes.InvalidArgument},
-		"name with an escape":       {"name", "\x1b[2J", "control characters", codes.InvalidArgument},
+		"base image without digest": {"rootfsImageRef", "docker.io/library/busybox:latest", "no digest",
+			codes.InvalidArgument},
+		"base image by another ID": {"rootfsImageRef", "sha256:" + strings.Repeat("ab", 32), "not on this node",
+			codes.FailedPrecondition},
+		"base image is a path": {"rootfsImageRef", a.secret, "no image reference", codes.InvalidArgument},
+		"base image is long":   {"rootfsImageRef", strings.Repeat("a", 5000), "5000 bytes", codes.InvalidArgument},
+		"no base image":        {"rootfsImageRef", "", "base image is missing", codes.InvalidArgument},
+		"name with an escape":  {"name", "\x1b[2J", "control characters", codes.InvalidArgument},
 	} {
 		t.Run(what, func(t *testing.T) {
 			config := jsonFile(t, a.honest, "config.dump", func(o object) { o[tc.key] = tc.value })
@@ -126,8 +130,9 @@ func (a *target) claims(t testing.TB, evil, criuConfig string) []tarEntry {
 		"org.criu.config": criuConfig, "org.criu.restore/id": evil, "org.criu.restore/checkpoint-image": evil,
 		"io.kubernetes.cri.rdt-class": evil, "io.kubernetes.cri.blockio-class": evil,
 		"io.kubernetes.cri.container-name": evil, "io.kubernetes.cri.image-name": evil, "io.kubernetes.cri.sandbox-id": evil,
-		"io.kubernetes.cri.sandbox-name": evil, "io.kubernetes.cri.sandbox-namespace": evil, "io.kubernetes.cri.sandbox-uid": evil,
-		"io.kubernetes.container.hash": evil, "run.oci.keep_original_groups": evil, "example.com/" + evil: evil,
+		"io.kubernetes.cri.sandbox-name": evil, "io.kubernetes.cri.sandbox-namespace": evil,
+		"io.kubernetes.cri.sandbox-uid": evil,
+		"io.kubernetes.container.hash":  evil, "run.oci.keep_original_groups": evil, "example.com/" + evil: evil,
 	}
 	config := jsonFile(t, a.honest, "config.dump", func(o object) {
 		for _, key := range []string{"id", "name", "runtime"} {
@@ -139,7 +144,8 @@ func (a *target) claims(t testing.TB, evil, criuConfig string) []tarEntry {
 	spec := jsonFile(t, a.honest, "spec.dump", func(o object) {
 		o["annotations"] = annotations
 		o["hostname"], o["domainname"] = evil, evil
-		o["hooks"] = object{"createRuntime": []object{{"path": "/bin/touch", "args": []string{"touch", filepath.Join(a.host, "evil")}}}}
+		o["hooks"] = object{"createRuntime": []object{{"path": "/bin/touch",
+			"args": []string{"touch", filepath.Join(a.host, "evil")}}}}
 		for _, m := range o["mounts"].([]any) {
 			if mount := m.(object); mount["type"] == "bind" {
 				mount["source"] = a.host
@@ -168,7 +174,8 @@ func (a *target) claims(t testing.TB, evil, criuConfig string) []tarEntry {
 		o["id"], o["image_id"], o["image_ref"], o["reason"], o["message"] = evil, evil, evil, evil, evil
 		o["metadata"] = object{"name": evil, "attempt": 7}
 		o["image"] = object{"image": evil, "user_specified_image": evil}
-		o["labels"] = object{"io.kubernetes.pod.uid": evil, "io.kubernetes.pod.name": evil, "io.kubernetes.container.name": evil}
+		o["labels"] = object{"io.kubernetes.pod.uid": evil, "io.kubernetes.pod.name": evil,
+			"io.kubernetes.container.name": evil}
 		o["annotations"] = annotations
 		o["log_path"] = filepath.Join(a.host, "evil")
 		o["mounts"] = []object{{"container_path": "/evil", "host_path": a.host}}
@@ -224,7 +231,8 @@ func TestAttackMetadataClaims(t *testing.T) {
 	}
 
 	t.Run("twin: CDI device of the request", func(t *testing.T) {
-		c := a.pod.Create("cdi", a.n.Image(harness.Busybox), harness.Counting(), harness.Annotation("cdi.k8s.io/x", "evil.example/device=evil"))
+		c := a.pod.Create("cdi", a.n.Image(harness.Busybox), harness.Counting(),
+			harness.Annotation("cdi.k8s.io/x", "evil.example/device=evil"))
 		defer c.Remove()
 		if !strings.Contains(a.n.Crictl("inspect", c.ID), "CDI="+evil) {
 			t.Error("the request's CDI annotation has no effect: this test could not see the checkpoint's")
@@ -252,7 +260,8 @@ func requireNoAnnotationOf(t *testing.T, c *harness.Container, criuConfig string
 	}
 	c.Info(&info)
 	for key := range info.RuntimeSpec.Annotations {
-		if !strings.HasPrefix(key, "io.kubernetes.cri.") && !strings.HasPrefix(key, "org.criu.restore/") && key != "org.criu.config" {
+		if !strings.HasPrefix(key, "io.kubernetes.cri.") && !strings.HasPrefix(key, "org.criu.restore/") &&
+			key != "org.criu.config" {
 			t.Errorf("annotation %q of the OCI spec is not of the request", key)
 		}
 	}
@@ -288,7 +297,8 @@ func TestAttackRequest(t *testing.T) {
 	criuConfig := filepath.Join(a.n.Dir(), "criu.conf")
 	writeHostFile(t, criuConfig, "tcp-close\n")
 	for _, source := range []string{a.archive, ref} {
-		for _, key := range []string{"org.criu.config", "org.criu.restore/id", "org.criu.restore/", "org.criu.restore/checkpoint-image"} {
+		for _, key := range []string{"org.criu.config", "org.criu.restore/id", "org.criu.restore/",
+			"org.criu.restore/checkpoint-image"} {
 			t.Run(filepath.Base(source)+" "+key, func(t *testing.T) {
 				before := a.n.Inventory(t)
 				_, err := a.pod.TryCreate("victim", source, harness.Annotation(key, criuConfig))
@@ -307,7 +317,8 @@ func TestAttackRequest(t *testing.T) {
 			c.WaitCount(1)
 		})
 		t.Run(filepath.Base(source)+" twin", func(t *testing.T) {
-			c := a.pod.Create("victim", source, harness.Annotation("org.criu.example/id", "honest"), harness.Annotation("org.criu", "honest"))
+			c := a.pod.Create("victim", source, harness.Annotation("org.criu.example/id", "honest"),
+				harness.Annotation("org.criu", "honest"))
 			c.Start()
 			requireContinues(t, c, a.counted)
 			if got := c.Status().GetAnnotations()["org.criu.example/id"]; got != "honest" {

@@ -20,7 +20,9 @@ func TestAttackModes(t *testing.T) {
 	a := newTarget(t)
 	program := regularEntry("program", "#!/bin/sh\n")
 	program.Mode = 0o6777
-	program.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\xff\xff\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}
+	program.PAXRecords = map[string]string{
+		"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\xff\xff\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+	}
 	all := slices.Clone(a.honest)
 	for i := range all {
 		all[i].Mode = 0o777

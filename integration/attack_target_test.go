@@ -46,7 +46,8 @@ type target struct {
 func newTarget(t *testing.T) *target {
 	t.Helper()
 	n := harness.New(t, harness.WithRestoreConfig(lowLimits))
-	a := &target{n: n, secret: filepath.Join(n.Dir(), "secret"), marker: unique("secret-of-the-host"), host: filepath.Join(n.Dir(), "host")}
+	a := &target{n: n, secret: filepath.Join(n.Dir(), "secret"), marker: unique("secret-of-the-host"),
+		host: filepath.Join(n.Dir(), "host")}
 	writeHostFile(t, a.secret, a.marker)
 	writeHostFile(t, filepath.Join(a.host, "victim"), a.marker)
 	a.archive, a.counted = countingCheckpoint(t, n)
@@ -63,7 +64,8 @@ func (a *target) refuses(t *testing.T, image string, code codes.Code, words ...s
 }
 
 // refusesRequest is refuses with options that the honest request does not have.
-func (a *target) refusesRequest(t *testing.T, image string, opts []harness.ContainerOpt, code codes.Code, words ...string) {
+func (a *target) refusesRequest(t *testing.T, image string, opts []harness.ContainerOpt, code codes.Code,
+	words ...string) {
 	t.Helper()
 	before, logs := a.n.Inventory(t), fileNames(t, a.pod.Config.GetLogDirectory())
 	c, err := a.pod.TryCreate("victim", image, opts...)
@@ -141,7 +143,8 @@ type tarEntry struct {
 }
 
 func regularEntry(name, content string) tarEntry {
-	return tarEntry{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(content))}, content: []byte(content)}
+	return tarEntry{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(content))},
+		content: []byte(content)}
 }
 
 func dirEntry(name string) tarEntry {

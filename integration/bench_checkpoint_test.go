@@ -18,23 +18,28 @@ const caseArchive = "our archive"
 // container is frozen is measured from outside, by its freezer, for both alike.
 func BenchmarkCheckpoint(b *testing.B) {
 	registry := harness.NewRegistry(b)
-	stock := harness.New(b, harness.WithBinary(stockContainerd(b)), harness.WithRegistry(registry), harness.WithLogLevel("info"))
+	stock := harness.New(b, harness.WithBinary(stockContainerd(b)), harness.WithRegistry(registry),
+		harness.WithLogLevel("info"))
 	ours := harness.New(b, harness.WithRegistry(registry), harness.WithLogLevel("info"),
-		harness.WithRestoreConfig(`allow_checkpoint_images = true`), harness.WithRestoreConfig(`pod_annotations = ["checkpoint-compression"]`))
+		harness.WithRestoreConfig(`allow_checkpoint_images = true`),
+		harness.WithRestoreConfig(`pod_annotations = ["checkpoint-compression"]`))
 	for _, mib := range sizes(b) {
 		heap := func(n *harness.Node, opts ...harness.PodOpt) *harness.Container {
 			c := n.Pod(b, opts...).Run("heap", workloadImage(b, n), workload("heap", strconv.Itoa(mib)))
 			waitFilled(b, c)
 			return c
 		}
-		fromStock, plain, zstd := heap(stock), heap(ours), heap(ours, harness.PodAnnotation("org.criu.restore/checkpoint-compression", "zstd"))
+		fromStock, plain, zstd := heap(stock), heap(ours),
+			heap(ours, harness.PodAnnotation("org.criu.restore/checkpoint-compression", "zstd"))
 		var rows []*benchRow
 		for _, tc := range []struct {
 			name string
 			c    *harness.Container
 			run  func(*testing.B, *harness.Container) benchSample
-		}{{caseStock, fromStock, toArchive}, {caseArchive, plain, toArchive}, {"our archive zstd", zstd, toArchive}, {"our image", plain, toImage}} {
-			rows = append(rows, &benchRow{Benchmark: "checkpoint", Case: tc.name, MiB: mib, Containers: 1, Run: func() benchSample { return tc.run(b, tc.c) }})
+		}{{caseStock, fromStock, toArchive}, {caseArchive, plain, toArchive}, {"our archive zstd", zstd, toArchive},
+			{"our image", plain, toImage}} {
+			rows = append(rows, &benchRow{Benchmark: "checkpoint", Case: tc.name, MiB: mib, Containers: 1,
+				Run: func() benchSample { return tc.run(b, tc.c) }})
 		}
 		takeTurns(b, rows, rounds(b))
 		for _, c := range []*harness.Container{fromStock, plain, zstd} {

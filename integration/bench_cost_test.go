@@ -14,7 +14,8 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// What an ordinary container may cost on our build, as ratios to stock, and the start of containerd in milliseconds more.
+// What an ordinary container may cost on our build, as ratios to stock, and the start of containerd in milliseconds
+// more.
 const (
 	costCalls      = 1.02 // median of create, start, stop and remove
 	costListImages = 1.10 // median beside 150 containers
@@ -100,14 +101,15 @@ func (s *costSide) boot(b *testing.B) float64 {
 	return seconds * 1000
 }
 
-// BenchmarkOrdinaryCost measures in turns what ordinary containers cost on our build and on stock, and says which bound is
-// kept. It is for a quiet machine: what is compared runs at the same time, but two processors are soon busy.
+// BenchmarkOrdinaryCost measures in turns what ordinary containers cost on our build and on stock, and says which bound
+// is kept. It is for a quiet machine: what is compared runs at the same time, but two processors are soon busy.
 func BenchmarkOrdinaryCost(b *testing.B) {
 	registry := harness.NewRegistry(b)
 	var sides []*costSide // ours, stock
 	for _, opts := range [][]harness.Option{{}, {harness.WithBinary(stockContainerd(b))}} {
 		n := harness.New(b, append(opts, harness.WithRegistry(registry), harness.WithLogLevel("info"))...)
-		sides = append(sides, &costSide{n: n, image: n.ImageStatus(n.Image(harness.Busybox)).GetId(), took: map[string][]time.Duration{}})
+		sides = append(sides, &costSide{n: n, image: n.ImageStatus(n.Image(harness.Busybox)).GetId(),
+			took: map[string][]time.Duration{}})
 	}
 	ours, stock := sides[0], sides[1]
 	turns := func(n int, f func(s *costSide)) {
@@ -132,7 +134,8 @@ func BenchmarkOrdinaryCost(b *testing.B) {
 		s.n.Restart()
 		boots[s] = append(boots[s], time.Duration(s.boot(b)*float64(time.Millisecond)))
 	})
-	report("start of containerd", milliseconds(median(boots[ours]))-milliseconds(median(boots[stock])), costBoot, "ms more")
+	report("start of containerd", milliseconds(median(boots[ours]))-milliseconds(median(boots[stock])), costBoot,
+		"ms more")
 	for _, s := range sides {
 		s.pod = s.n.Pod(b)
 	}
@@ -159,5 +162,6 @@ func BenchmarkOrdinaryCost(b *testing.B) {
 			}
 		})
 	})
-	report("ListImages beside 150 containers", float64(median(ours.took["list"]))/float64(median(stock.took["list"])), costListImages, "of stock")
+	report("ListImages beside 150 containers", float64(median(ours.took["list"]))/float64(median(stock.took["list"])),
+		costListImages, "of stock")
 }

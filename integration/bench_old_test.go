@@ -17,6 +17,7 @@ func oldNode(b *testing.B, registry *harness.Registry) *harness.Node {
 	if _, err := os.Stat(binary); err != nil {
 		b.Fatalf("%v: run make build-old", err)
 	}
-	return harness.New(b, harness.WithBinary(binary), harness.WithEnv("PATH="+dir+":"+tools.Path()), harness.WithRegistry(registry), harness.WithLogLevel("info"),
+	return harness.New(b, harness.WithBinary(binary), harness.WithEnv("PATH="+dir+":"+tools.Path()),
+		harness.WithRegistry(registry), harness.WithLogLevel("info"),
 		harness.WithConfig("[plugins.'io.containerd.cri.v1.runtime']\nenable_experimental_restore_via_create = true"))
 }

@@ -41,18 +41,21 @@ func BenchmarkOrdinary(b *testing.B) {
 		pod := n.Pod(b)
 		pod.Run("first", image, harness.Counting()).Remove()
 		count := watchBlobs(b, n)
-		rows = append(rows, &benchRow{Benchmark: "ordinary", Case: []string{caseStock, caseOurs}[i], Containers: 1, Run: func() benchSample {
-			count()
-			s := createAndStart(b, pod, image, harness.Counting())
-			opened[i] += count()
-			return s
-		}})
+		rows = append(rows, &benchRow{Benchmark: "ordinary", Case: []string{caseStock, caseOurs}[i], Containers: 1,
+			Run: func() benchSample {
+				count()
+				s := createAndStart(b, pod, image, harness.Counting())
+				opened[i] += count()
+				return s
+			}})
 	}
 	takeTurns(b, rows, 4*rounds(b))
 	n := float64(4*rounds(b) + 1)
-	fmt.Printf("blobs of the content store opened for each container: stock containerd %.2f, our build %.2f\n", float64(opened[0])/n, float64(opened[1])/n)
+	fmt.Printf("blobs of the content store opened for each container: stock containerd %.2f, our build %.2f\n",
+		float64(opened[0])/n, float64(opened[1])/n)
 	if opened[1] > opened[0] {
-		b.Errorf("our build opens %d blobs, stock containerd %d: detection reads content that it should remember", opened[1], opened[0])
+		b.Errorf("our build opens %d blobs, stock containerd %d: detection reads content that it should remember", opened[1],
+			opened[0])
 	}
 }
 
@@ -63,7 +66,8 @@ func watchBlobs(b *testing.B, n *harness.Node) func() int {
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	if err == nil {
 		b.Cleanup(func() { unix.Close(fd) })
-		_, err = unix.InotifyAddWatch(fd, filepath.Join(n.Root(), "io.containerd.content.v1.content", "blobs", "sha256"), unix.IN_OPEN)
+		_, err = unix.InotifyAddWatch(fd, filepath.Join(n.Root(), "io.containerd.content.v1.content", "blobs", "sha256"),
+			unix.IN_OPEN)
 	}
 	if err != nil {
 		b.Fatalf("watch the content store: %v", err)

@@ -117,7 +117,8 @@ const (
 // printRows prints all rows as one table.
 func printRows(w io.Writer, rows []*benchRow) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "medians, ms\tcreate\tstart\tboth\tmiddle half\tfirst line\tdrained\tfrozen\tread MiB\twritten MiB\tratio\t\n")
+	fmt.Fprintf(t, "medians, ms\tcreate\tstart\tboth\tmiddle half\tfirst line\tdrained\tfrozen\tread MiB\twritten "+
+		"MiB\tratio\t\n")
 	for _, r := range rows {
 		ms := func(of func(benchSample) time.Duration) string {
 			if d := r.median(of); d > 0 {
@@ -134,12 +135,16 @@ func printRows(w io.Writer, rows []*benchRow) error {
 		var ratios []string
 		for _, name := range benchReferences[r.Benchmark] {
 			if base := rowOf(r.Benchmark, name, r.MiB, r.Containers); base != nil && base != r {
-				ratios = append(ratios, fmt.Sprintf("%.3f of %s", float64(r.median(benchSample.both))/float64(base.median(benchSample.both)), name))
+				ratios = append(ratios, fmt.Sprintf("%.3f of %s",
+					float64(r.median(benchSample.both))/float64(base.median(benchSample.both)), name))
 			}
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r, ms(func(s benchSample) time.Duration { return s.Create }), ms(func(s benchSample) time.Duration { return s.Start }),
-			ms(benchSample.both), spread(r.all(benchSample.both)), ms(func(s benchSample) time.Duration { return s.Line }), ms(func(s benchSample) time.Duration { return s.Drained }),
-			ms(func(s benchSample) time.Duration { return s.Frozen }), mib(func(s benchSample) int64 { return s.Read }), mib(func(s benchSample) int64 { return s.Written }), strings.Join(ratios, ", "))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r,
+			ms(func(s benchSample) time.Duration { return s.Create }), ms(func(s benchSample) time.Duration { return s.Start }),
+			ms(benchSample.both), spread(r.all(benchSample.both)), ms(func(s benchSample) time.Duration { return s.Line }),
+			ms(func(s benchSample) time.Duration { return s.Drained }),
+			ms(func(s benchSample) time.Duration { return s.Frozen }), mib(func(s benchSample) int64 { return s.Read }),
+			mib(func(s benchSample) int64 { return s.Written }), strings.Join(ratios, ", "))
 	}
 	return t.Flush()
 }
@@ -231,13 +236,19 @@ func printGoals(w io.Writer) {
 		if float64(got) <= factor*float64(than) || orWithin > 0 && got <= than+orWithin {
 			verdict = "met"
 		}
-		fmt.Fprintf(w, "goal %s: %.1f ms to %.1f ms, %.3f: %s\n", what, milliseconds(got), milliseconds(than), float64(got)/float64(than), verdict)
+		fmt.Fprintf(w, "goal %s: %.1f ms to %.1f ms, %.3f: %s\n", what, milliseconds(got), milliseconds(than),
+			float64(got)/float64(than), verdict)
 	}
-	goal("ordinary containers within 2 % of stock", rowOf("ordinary", caseOurs, 0, 1), rowOf("ordinary", caseStock, 0, 1), 1.02, 0)
+	goal("ordinary containers within 2 % of stock", rowOf("ordinary", caseOurs, 0, 1), rowOf("ordinary", caseStock, 0, 1),
+		1.02, 0)
 	for _, mib := range benchMiB {
-		goal(fmt.Sprintf("eager %d MiB within 10 %% or 100 ms of runc", mib), rowOf("restore", caseEager, mib, 1), rowOf("restore", caseRunc, mib, 1), 1.1, 100*time.Millisecond)
+		goal(fmt.Sprintf("eager %d MiB within 10 %% or 100 ms of runc", mib), rowOf("restore", caseEager, mib, 1),
+			rowOf("restore", caseRunc, mib, 1), 1.1, 100*time.Millisecond)
 	}
-	goal("lazy 1 GiB at most 1/10 of 2.3.7", rowOf("restore", caseLazy, 1024, 1), rowOf("restore", caseOld, 1024, 1), 0.1, 0)
-	goal("lazy 4 GiB within 1.3 of lazy 64 MiB", rowOf("restore", caseLazy, 4096, 1), rowOf("restore", caseLazy, 64, 1), 1.3, 0)
-	goal("checkpoint of 1 GiB at most 0.35 of stock", rowOf("checkpoint", caseArchive, 1024, 1), rowOf("checkpoint", caseStock, 1024, 1), 0.35, 0)
+	goal("lazy 1 GiB at most 1/10 of 2.3.7", rowOf("restore", caseLazy, 1024, 1), rowOf("restore", caseOld, 1024, 1),
+		0.1, 0)
+	goal("lazy 4 GiB within 1.3 of lazy 64 MiB", rowOf("restore", caseLazy, 4096, 1), rowOf("restore", caseLazy, 64, 1),
+		1.3, 0)
+	goal("checkpoint of 1 GiB at most 0.35 of stock", rowOf("checkpoint", caseArchive, 1024, 1),
+		rowOf("checkpoint", caseStock, 1024, 1), 0.35, 0)
 }

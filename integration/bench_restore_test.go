@@ -30,12 +30,13 @@ const coldMiB = 1024
 // maxWritten bounds what a restore from an image may write, logs for the most part, however large the memory is.
 const maxWritten = 4 << 20
 
-// BenchmarkRestore compares restores by our build, eager and lazy, from images and archives, with those of containerd 2.3.7
-// and with CRIU's own speed: runc restore from a plain directory, without containerd, shim and logs.
+// BenchmarkRestore compares restores by our build, eager and lazy, from images and archives, with those of containerd
+// 2.3.7 and with CRIU's own speed: runc restore from a plain directory, without containerd, shim and logs.
 func BenchmarkRestore(b *testing.B) {
 	registry := harness.NewRegistry(b)
 	n := harness.New(b, harness.WithRegistry(registry), harness.WithLogLevel("info"),
-		harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(`pod_annotations = ["lazy-pages"]`), harness.WithRestoreConfig(lazyOff))
+		harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(`pod_annotations = ["lazy-pages"]`),
+		harness.WithRestoreConfig(lazyOff))
 	old := oldNode(b, registry)
 	workloads := workloadImage(b, n)
 	workloadImage(b, old)
@@ -48,7 +49,8 @@ func BenchmarkRestore(b *testing.B) {
 		c.Remove()
 		image, oldImage := n.ImageStatus(publishedImageOf(b, n, archive, "")).GetId(), publishedImageOf(b, old, archive, "")
 		row := func(what string, containers int, run func(count int) benchSample) {
-			rows = append(rows, &benchRow{Benchmark: "restore", Case: what, MiB: mib, Containers: containers, Run: func() benchSample { return run(containers) }})
+			rows = append(rows, &benchRow{Benchmark: "restore", Case: what, MiB: mib, Containers: containers,
+				Run: func() benchSample { return run(containers) }})
 		}
 		from := func(pod *harness.Pod, image string) func(int) benchSample {
 			return func(count int) benchSample { return restoreMany(b, pod, image, count) }
@@ -118,7 +120,8 @@ func restoreMany(b *testing.B, pod *harness.Pod, image string, count int) (s ben
 	}
 	isLazy := false
 	for _, c := range all {
-		for tick := time.NewTicker(time.Millisecond); serversOf(c.ID); { // nobody tells that a process of somebody else's has ended
+		// nobody tells that a process of somebody else's has ended
+		for tick := time.NewTicker(time.Millisecond); serversOf(c.ID); {
 			isLazy = true
 			<-tick.C
 		}
@@ -155,12 +158,14 @@ func firstLine(c *harness.Container, began time.Time) (took time.Duration) {
 // ioBytes are the bytes that passed through read and write calls.
 type ioBytes struct{ read, written int64 }
 
-// servantsOf are containerd and the shim of the pod. What runc and CRIU have done counts as theirs when they have ended.
+// servantsOf are containerd and the shim of the pod. What runc and CRIU have done counts as theirs when they have
+// ended.
 func servantsOf(pod *harness.Pod) []int {
 	servants := []int{pod.Node().DaemonPid()}
 	processes(func(pid int, dir string) bool {
 		content, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if args := strings.Split(string(content), "\x00"); strings.HasSuffix(args[0], "containerd-shim-runc-v2") && slices.Contains(args, pod.ID) {
+		if args := strings.Split(string(content), "\x00"); strings.HasSuffix(args[0], "containerd-shim-runc-v2") &&
+			slices.Contains(args, pod.ID) {
 			servants = append(servants, pid)
 		}
 		return true
@@ -189,7 +194,8 @@ func ioOf(pids []int) (sum ioBytes) {
 // forgetPages drops the pages of all checkpoints from the kernel's cache.
 func forgetPages(b *testing.B, n *harness.Node) {
 	b.Helper()
-	files, err := filepath.Glob(filepath.Join(n.Root(), "io.containerd.snapshotter.v1.overlayfs", "snapshots", "*", "fs", "checkpoint", "pages-*.img"))
+	files, err := filepath.Glob(filepath.Join(n.Root(), "io.containerd.snapshotter.v1.overlayfs", "snapshots", "*", "fs",
+		"checkpoint", "pages-*.img"))
 	if err != nil || len(files) == 0 {
 		b.Fatalf("pages of the checkpoints: %q, %v", files, err)
 	}

@@ -65,11 +65,13 @@ func bareRestore(b *testing.B, pod *harness.Pod, image string) time.Duration {
 	}
 
 	runc := func(args ...string) *exec.Cmd {
-		cmd := exec.CommandContext(ctx, filepath.Join(n.Tools().Bin, "runc"), append([]string{"--root", filepath.Join(bundle, "runc")}, args...)...)
+		cmd := exec.CommandContext(ctx, filepath.Join(n.Tools().Bin, "runc"),
+			append([]string{"--root", filepath.Join(bundle, "runc")}, args...)...)
 		cmd.Env = append(os.Environ(), "PATH="+n.Tools().Path())
 		return cmd
 	}
-	restore := runc("restore", "--detach", "--bundle", bundle, "--image-path", views[0], "--work-path", filepath.Join(bundle, "work"), c.ID)
+	restore := runc("restore", "--detach", "--bundle", bundle, "--image-path", views[0], "--work-path",
+		filepath.Join(bundle, "work"), c.ID)
 	done := discardOutput(b, restore)
 	began := time.Now()
 	err = restore.Run()

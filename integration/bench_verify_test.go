@@ -123,7 +123,8 @@ func openRoot(b *testing.B, dir string) string {
 		} else if r != nil && r.GetMode()&unix.S_IFMT == unix.S_IFREG {
 			name := filepath.Join(root, r.GetName())
 			modes[name] = r.GetMode() & 0o7777
-			err = errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, nil, 0o600), os.Truncate(name, int64(r.GetSize())))
+			err = errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, nil, 0o600),
+				os.Truncate(name, int64(r.GetSize())))
 		}
 		if err != nil {
 			b.Fatal(err)

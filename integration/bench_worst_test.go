@@ -20,15 +20,15 @@ import (
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 )
 
-// What an answer to the worst checkpoint may take: the default of verification_timeout, of processors, and what the images may take
-// decoded, twice, because garbage is collected when there is as much of it.
+// What an answer to the worst checkpoint may take: the default of verification_timeout, of processors, and what the
+// images may take decoded, twice, because garbage is collected when there is as much of it.
 const (
 	maxAnswer      = 10 * time.Second
 	maxAnswerBytes = 2 * 256 << 20
 )
 
-// worstArchives are all that is known to be long to verify, at the size that images may have, and archives of a few bytes that unpack to as
-// much as is allowed.
+// worstArchives are all that is known to be long to verify, at the size that images may have, and archives of a few
+// bytes that unpack to as much as is allowed.
 func worstArchives(b *testing.B, n *harness.Node, archive string) map[string]func() string {
 	all := map[string]func() string{}
 	for name, change := range criutest.Hostile(1) {
@@ -41,13 +41,14 @@ func worstArchives(b *testing.B, n *harness.Node, archive string) map[string]fun
 		for _, e := range honest {
 			most -= e.Size
 		}
-		return sparseArchive(b, n, append(honest, regularEntry("checkpoint/pages-1.img", "")), "checkpoint/pages-1.img", most, "pax")
+		return sparseArchive(b, n, append(honest, regularEntry("checkpoint/pages-1.img", "")), "checkpoint/pages-1.img",
+			most, "pax")
 	}
 	return all
 }
 
-// BenchmarkWorst measures how long the creation of a container from the worst checkpoints takes until there is an answer, of which
-// processors, and how much more memory containerd has meanwhile than before.
+// BenchmarkWorst measures how long the creation of a container from the worst checkpoints takes until there is an
+// answer, of which processors, and how much more memory containerd has meanwhile than before.
 func BenchmarkWorst(b *testing.B) {
 	n := harness.New(b, harness.WithRestoreConfig(allowArchives), harness.WithLogLevel("info"))
 	archive, _ := countingCheckpoint(b, n, restricted(0)...)
@@ -85,7 +86,8 @@ func BenchmarkWorst(b *testing.B) {
 				b.Error(err)
 			}
 			if n.DaemonPid() != daemon || cpu > maxAnswer || more > maxAnswerBytes {
-				b.Errorf("an answer took %s of processors and %d MiB, want at most %s and %d MiB: %v", cpu, more>>20, maxAnswer, maxAnswerBytes>>20, err)
+				b.Errorf("an answer took %s of processors and %d MiB, want at most %s and %d MiB: %v", cpu, more>>20, maxAnswer,
+					maxAnswerBytes>>20, err)
 			}
 		})
 	}
@@ -116,7 +118,8 @@ func processorsOf(b *testing.B, n *harness.Node) time.Duration {
 	return time.Duration(ticks) * time.Second / 100 // USER_HZ
 }
 
-// trackMemory makes the kernel forget how much containerd has had at most (proc_pid_clear_refs(5)). It returns what it has.
+// trackMemory makes the kernel forget how much containerd has had at most (proc_pid_clear_refs(5)). It returns what it
+// has.
 func trackMemory(b *testing.B, n *harness.Node) int64 {
 	b.Helper()
 	if err := os.WriteFile(filepath.Join("/proc", strconv.Itoa(n.DaemonPid()), "clear_refs"), []byte("5"), 0); err != nil {

@@ -128,5 +128,6 @@ func unthrottleAll(t *testing.T, c *harness.Container) {
 }
 
 func describe(seed uint64, round int, op *chaosOperation, fault string, at time.Duration) string {
-	return fmt.Sprintf("round %d, %s, %s after %v, CHAOS_SEED=%d CHAOS_ROUND=%d", round, op.name, fault, at.Round(time.Millisecond), seed, round)
+	return fmt.Sprintf("round %d, %s, %s after %v, CHAOS_SEED=%d CHAOS_ROUND=%d", round, op.name, fault,
+		at.Round(time.Millisecond), seed, round)
 }

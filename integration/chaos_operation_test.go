@@ -42,7 +42,8 @@ func (w *chaosWorld) dumpFile() string { return filepath.Join(w.n.Dir(), "dumps"
 // chaosOperations are all of them.
 func chaosOperations() []*chaosOperation {
 	create := func(ctx context.Context, w *chaosWorld, pod *harness.Pod, source string) error {
-		_, err := w.n.Runtime().CreateContainer(ctx, &runtime.CreateContainerRequest{PodSandboxId: pod.ID, SandboxConfig: pod.Config, Config: w.config(source)})
+		_, err := w.n.Runtime().CreateContainer(ctx, &runtime.CreateContainerRequest{PodSandboxId: pod.ID,
+			SandboxConfig: pod.Config, Config: w.config(source)})
 		return err
 	}
 	start := func(ctx context.Context, _ *chaosWorld, _ *harness.Pod, c *harness.Container) error {
@@ -56,9 +57,11 @@ func chaosOperations() []*chaosOperation {
 		_, err := w.n.Runtime().RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: c.ID})
 		return err
 	}
-	checkpoint := func(location func(*chaosWorld) string) func(context.Context, *chaosWorld, *harness.Pod, *harness.Container) error {
+	checkpoint := func(location func(*chaosWorld) string) func(context.Context, *chaosWorld, *harness.Pod,
+		*harness.Container) error {
 		return func(ctx context.Context, w *chaosWorld, _ *harness.Pod, c *harness.Container) error {
-			_, err := w.n.Runtime().CheckpointContainer(ctx, &runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: location(w)})
+			_, err := w.n.Runtime().CheckpointContainer(ctx,
+				&runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: location(w)})
 			return err
 		}
 	}
@@ -75,27 +78,38 @@ func chaosOperations() []*chaosOperation {
 			},
 		},
 		{
-			name: "create from image", source: fromChaosImage, faults: with("shim", "pod", "image"), takes: 300 * time.Millisecond,
+			name: "create from image", source: fromChaosImage, faults: with("shim", "pod", "image"),
+			takes: 300 * time.Millisecond,
 			run: func(ctx context.Context, w *chaosWorld, pod *harness.Pod, _ *harness.Container) error {
 				return create(ctx, w, pod, chaosImage)
 			},
 		},
-		{name: "start from archive", source: fromArchive, state: "created", faults: restoring, starts: true, takes: 400 * time.Millisecond, run: start},
-		{name: "start from image", source: fromChaosImage, state: "created", faults: restoring, starts: true, takes: 400 * time.Millisecond, run: start},
-		{name: "lazy start", source: fromChaosImage, lazy: true, state: "created", faults: lazily, starts: true, takes: 400 * time.Millisecond, run: start},
+		{name: "start from archive", source: fromArchive, state: "created", faults: restoring, starts: true,
+			takes: 400 * time.Millisecond, run: start},
+		{name: "start from image", source: fromChaosImage, state: "created", faults: restoring, starts: true,
+			takes: 400 * time.Millisecond, run: start},
+		{name: "lazy start", source: fromChaosImage, lazy: true, state: "created", faults: lazily, starts: true,
+			takes: 400 * time.Millisecond, run: start},
 		{
-			name: "drain", source: fromChaosImage, lazy: true, state: "draining", faults: []string{"containerd", "shim", "page server", "supervisor", "process", "pod"},
-			takes: 700 * time.Millisecond, run: drained,
+			name: "drain", source: fromChaosImage, lazy: true, state: "draining",
+			faults: []string{"containerd", "shim", "page server", "supervisor", "process", "pod"},
+			takes:  700 * time.Millisecond, run: drained,
 		},
 		{
-			name: "drain from archive", source: fromArchive, lazy: true, state: "draining", faults: []string{"containerd", "shim", "page server", "supervisor", "process", "pod"},
-			takes: 700 * time.Millisecond, run: drained,
+			name: "drain from archive", source: fromArchive, lazy: true, state: "draining",
+			faults: []string{"containerd", "shim", "page server", "supervisor", "process", "pod"},
+			takes:  700 * time.Millisecond, run: drained,
 		},
-		{name: "stop", source: fromArchive, state: "running", faults: with("shim", "runc", "process"), takes: time.Second, run: stop},
-		{name: "stop while draining", source: fromChaosImage, lazy: true, state: "draining", faults: with("shim", "page server", "supervisor"), takes: time.Second, run: stop},
-		{name: "remove created", source: fromArchive, state: "created", faults: with("shim"), takes: 100 * time.Millisecond, run: remove},
-		{name: "remove running", source: fromChaosImage, state: "running", faults: with("shim", "runc", "process"), takes: 300 * time.Millisecond, run: remove},
-		{name: "remove while draining", source: fromArchive, lazy: true, state: "draining", faults: with("shim", "page server", "supervisor"), takes: 300 * time.Millisecond, run: remove},
+		{name: "stop", source: fromArchive, state: "running", faults: with("shim", "runc", "process"), takes: time.Second,
+			run: stop},
+		{name: "stop while draining", source: fromChaosImage, lazy: true, state: "draining",
+			faults: with("shim", "page server", "supervisor"), takes: time.Second, run: stop},
+		{name: "remove created", source: fromArchive, state: "created", faults: with("shim"), takes: 100 * time.Millisecond,
+			run: remove},
+		{name: "remove running", source: fromChaosImage, state: "running", faults: with("shim", "runc", "process"),
+			takes: 300 * time.Millisecond, run: remove},
+		{name: "remove while draining", source: fromArchive, lazy: true, state: "draining",
+			faults: with("shim", "page server", "supervisor"), takes: 300 * time.Millisecond, run: remove},
 		{
 			name: "pull", faults: with("registry"), pulls: true, takes: time.Second,
 			run: func(ctx context.Context, w *chaosWorld, _ *harness.Pod, _ *harness.Container) error {
@@ -104,12 +118,14 @@ func chaosOperations() []*chaosOperation {
 			},
 		},
 		{
-			name: "checkpoint to archive", source: fromArchive, state: "running", faults: dumping, makes: "archive", takes: 600 * time.Millisecond,
-			run: checkpoint((*chaosWorld).dumpFile),
+			name: "checkpoint to archive", source: fromArchive, state: "running", faults: dumping, makes: "archive",
+			takes: 600 * time.Millisecond,
+			run:   checkpoint((*chaosWorld).dumpFile),
 		},
 		{
-			name: "checkpoint to image", source: fromChaosImage, state: "running", faults: dumping, makes: "image", takes: 900 * time.Millisecond,
-			run: checkpoint(func(*chaosWorld) string { return "oci-image:" + chaosDump }),
+			name: "checkpoint to image", source: fromChaosImage, state: "running", faults: dumping, makes: "image",
+			takes: 900 * time.Millisecond,
+			run:   checkpoint(func(*chaosWorld) string { return "oci-image:" + chaosDump }),
 		},
 	}
 }
@@ -135,7 +151,8 @@ func (op *chaosOperation) prepare(t *testing.T, w *chaosWorld, pod *harness.Pod)
 		return nil
 	}
 	source := op.source(w)
-	resp, err := w.n.Runtime().CreateContainer(w.n.In(t).Context(), &runtime.CreateContainerRequest{PodSandboxId: pod.ID, SandboxConfig: pod.Config, Config: w.config(source)})
+	resp, err := w.n.Runtime().CreateContainer(w.n.In(t).Context(),
+		&runtime.CreateContainerRequest{PodSandboxId: pod.ID, SandboxConfig: pod.Config, Config: w.config(source)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,16 +38,17 @@ func chaosNumber(t *testing.T, name string, otherwise uint64) uint64 {
 }
 
 // TestChaos kills something at a random moment of a random operation, again and again. After each time containerd is
-// started again if need be, and the pod is removed as a kubelet does it; then everything has to be as before, and the next restore has
-// to work. "make chaos" runs many rounds; a round that fails says how it is repeated. In the environment: CHAOS_SEED,
-// CHAOS_N (rounds that struck something), CHAOS_ROUND (only this one), CHAOS_ONLY (only operations and faults with these words).
+// started again if need be, and the pod is removed as a kubelet does it; then everything has to be as before, and the
+// next restore has to work. "make chaos" runs many rounds; a round that fails says how it is repeated. In the
+// environment: CHAOS_SEED, CHAOS_N (rounds that struck something), CHAOS_ROUND (only this one), CHAOS_ONLY (only
+// operations and faults with these words).
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	chaos(t, chaosOperations(), func(t *testing.T) *chaosWorld { return newChaosWorld(t) }, chaosShort)
 }
 
-// TestChaosDisk is TestChaos with a disk that is full, has no inodes or cannot be written to from some moment on, or a snapshotter
-// that can make and remove nothing, until the operation has ended.
+// TestChaosDisk is TestChaos with a disk that is full, has no inodes or cannot be written to from some moment on, or a
+// snapshotter that can make and remove nothing, until the operation has ended.
 func TestChaosDisk(t *testing.T) {
 	t.Parallel()
 	operations := chaosOperations()
@@ -107,7 +108,8 @@ func chaos(t *testing.T, operations []*chaosOperation, world func(*testing.T) *c
 	for _, what := range slices.Sorted(maps.Keys(struck)) {
 		t.Logf("%3d %s", struck[what], what)
 	}
-	t.Logf("CHAOS_SEED=%d: %d faults struck, %d rounds had nothing to strike or were not asked for, %d failed", seed, total, missed, failed)
+	t.Logf("CHAOS_SEED=%d: %d faults struck, %d rounds had nothing to strike or were not asked for, %d failed", seed,
+		total, missed, failed)
 	if total == 0 {
 		t.Error("nothing was struck")
 	}
@@ -177,7 +179,8 @@ func (w *chaosWorld) round(t *testing.T, op *chaosOperation, fault string, at ti
 		w.measure(t) // snapshots have new numbers
 	}
 	w.requireSame(t)
-	w.requireRestores(t, []string{w.archive, chaosImage}[source], op.lazy, w.counted) // what that leaves the next round sees
+	// what that leaves the next round sees
+	w.requireRestores(t, []string{w.archive, chaosImage}[source], op.lazy, w.counted)
 	return hit
 }
 

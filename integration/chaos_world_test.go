@@ -26,8 +26,8 @@ const (
 	chaosDump = "checkpoint.example/chaos-dump:1"
 )
 
-// chaosWorld is a node in which rounds of the chaos test do harm, and what they must not harm: a volume, a container that
-// runs all the time, and its root file system and all others.
+// chaosWorld is a node in which rounds of the chaos test do harm, and what they must not harm: a volume, a container
+// that runs all the time, and its root file system and all others.
 type chaosWorld struct {
 	n         *harness.Node
 	workload  string
@@ -81,7 +81,8 @@ func (w *chaosWorld) measure(t *testing.T) {
 func (w *chaosWorld) publish(t *testing.T) {
 	t.Helper()
 	n := w.n.In(t)
-	if _, err := image.Publish(n.Context(), n.Client(), "", chaosImage, w.archive, image.BuildOptions{TempDir: n.Dir()}); err != nil {
+	if _, err := image.Publish(n.Context(), n.Client(), "", chaosImage, w.archive,
+		image.BuildOptions{TempDir: n.Dir()}); err != nil {
 		t.Fatalf("publish %s: %v", chaosImage, err)
 	}
 }
@@ -100,7 +101,8 @@ func (w *chaosWorld) pod(t *testing.T, lazy bool) *harness.Pod {
 
 func (w *chaosWorld) config(source string) *runtime.ContainerConfig {
 	config := &runtime.ContainerConfig{
-		Metadata: &runtime.ContainerMetadata{Name: "victim"}, Image: &runtime.ImageSpec{Image: source}, LogPath: "victim_0.log",
+		Metadata: &runtime.ContainerMetadata{Name: "victim"}, Image: &runtime.ImageSpec{Image: source},
+		LogPath: "victim_0.log",
 		Linux: &runtime.LinuxContainerConfig{SecurityContext: &runtime.LinuxContainerSecurityContext{
 			NamespaceOptions: &runtime.NamespaceOption{Pid: runtime.NamespaceMode_CONTAINER},
 		}},
@@ -131,8 +133,8 @@ func (w *chaosWorld) clean(t *testing.T, pod *harness.Pod) {
 	t.Fatalf("the clean-up through CRI fails: %v", errors.Join(errs...))
 }
 
-// forget takes away what stock containerd leaves as well: sockets of shims that were killed, leases and ingests of pulls
-// that were cut off, which expire in a day.
+// forget takes away what stock containerd leaves as well: sockets of shims that were killed, leases and ingests of
+// pulls that were cut off, which expire in a day.
 func (w *chaosWorld) forget(t *testing.T, op *chaosOperation, fault string) {
 	t.Helper()
 	n := w.n.In(t)
@@ -211,7 +213,8 @@ func (w *chaosWorld) requireSame(t *testing.T) {
 func (w *chaosWorld) requireRestores(t *testing.T, source string, lazy bool, counted int) {
 	t.Helper()
 	pod := w.pod(t, lazy)
-	resp, err := w.n.Runtime().CreateContainer(w.n.In(t).Context(), &runtime.CreateContainerRequest{PodSandboxId: pod.ID, SandboxConfig: pod.Config, Config: w.config(source)})
+	resp, err := w.n.Runtime().CreateContainer(w.n.In(t).Context(),
+		&runtime.CreateContainerRequest{PodSandboxId: pod.ID, SandboxConfig: pod.Config, Config: w.config(source)})
 	if err != nil {
 		t.Fatalf("the next create: %v", err)
 	}
@@ -248,7 +251,8 @@ func descriptorsOf(pid int) map[string]int {
 			continue
 		}
 		if kind, _, ok := strings.Cut(target, ":["); ok && !strings.HasPrefix(target, "/") {
-			target = kind + ":[" + map[bool]string{true: strings.TrimPrefix(target, "anon_inode:["), false: "]"}[kind == "anon_inode"]
+			target = kind + ":[" + map[bool]string{true: strings.TrimPrefix(target, "anon_inode:["),
+				false: "]"}[kind == "anon_inode"]
 		}
 		held[target]++
 	}

@@ -91,7 +91,8 @@ func publishedImageOf(t testing.TB, n *harness.Node, archive, snapshotter string
 	t.Helper()
 	n = n.In(t)
 	name := "checkpoint.example/" + unique("checkpoint") + ":1"
-	if _, err := image.Publish(n.Context(), n.Client(), snapshotter, name, archive, image.BuildOptions{TempDir: n.Dir()}); err != nil {
+	if _, err := image.Publish(n.Context(), n.Client(), snapshotter, name, archive,
+		image.BuildOptions{TempDir: n.Dir()}); err != nil {
 		t.Fatalf("checkpoint image of %s: %v", archive, err)
 	}
 	return name
@@ -270,7 +271,8 @@ func requireContinuesAgain(t testing.TB, c *harness.Container, counted, earlier 
 func requireOneStory(t testing.TB, found []int, counted, restored, earlier int) {
 	t.Helper()
 	if restored < counted || len(found) <= restored {
-		t.Fatalf("the log has %d numbers, %d of them from the checkpoint, want at least %d from it and new ones", len(found), restored, counted)
+		t.Fatalf("the log has %d numbers, %d of them from the checkpoint, want at least %d from it and new ones", len(found),
+			restored, counted)
 	}
 	if found[0] != 1 {
 		t.Errorf("the log begins with %d, want 1", found[0])

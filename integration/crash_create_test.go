@@ -31,7 +31,8 @@ func slowDiff(t testing.TB, n *harness.Node, honest []tarEntry) string {
 	for i := range manyFiles {
 		diff = append(diff, regularEntry(fmt.Sprintf("many/%d", i), ""))
 	}
-	return doctoredArchive(t, n, withEntries(honest, regularEntry("rootfs-diff.tar", string(gzipBytes(t, packed(t, diff))))))
+	return doctoredArchive(t, n, withEntries(honest,
+		regularEntry("rootfs-diff.tar", string(gzipBytes(t, packed(t, diff))))))
 }
 
 // slowUnpack is a checkpoint that takes long to unpack.
@@ -48,7 +49,8 @@ func slowUnpack(t testing.TB, n *harness.Node, honest []tarEntry) string {
 func diffMounted(n *harness.Node) func() bool {
 	return func() bool {
 		mounts, _ := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-			return !strings.HasPrefix(m.Mountpoint, filepath.Join(n.State(), restorePlugin)) || filepath.Base(m.Mountpoint) != "rootfs", false
+			return !strings.HasPrefix(m.Mountpoint, filepath.Join(n.State(), restorePlugin)) ||
+				filepath.Base(m.Mountpoint) != "rootfs", false
 		})
 		return len(mounts) > 0
 	}
@@ -69,7 +71,8 @@ func createUntil(t *testing.T, pod *harness.Pod, name, image string, come func()
 	return createUntilIn(t.Context(), t, pod, name, image, come, act)
 }
 
-func createUntilIn(ctx context.Context, t *testing.T, pod *harness.Pod, name, image string, come func() bool, act func()) error {
+func createUntilIn(ctx context.Context, t *testing.T, pod *harness.Pod, name, image string, come func() bool,
+	act func()) error {
 	t.Helper()
 	client := pod.Node().Runtime()
 	result := make(chan error, 1)
@@ -204,9 +207,8 @@ func TestCrashBeforeRecord(t *testing.T) {
 	}
 }
 
-// forgetRecord takes away from containerd's container what the plugin puts there when the container is ready. What was there from its
-// first moment stays.
-// containerd forgets no extension that it once had, so the container is made anew.
+// forgetRecord takes away from containerd's container what the plugin puts there when the container is ready. What was
+// there from its first moment stays. containerd forgets no extension that it once had, so the container is made anew.
 func forgetRecord(t *testing.T, n *harness.Node, id string) {
 	t.Helper()
 	ctx := n.Context()
@@ -282,7 +284,8 @@ func TestCrashDuringPull(t *testing.T) {
 		}
 		for _, leak := range n.Inventory(t).Diff(before) {
 			kind, _, _ := strings.Cut(leak, ":")
-			if kind != string(harness.KindLease) && kind != string(harness.KindIngest) && kind != string(harness.KindContent) || strings.Contains(leak, "restore") {
+			if kind != string(harness.KindLease) && kind != string(harness.KindIngest) && kind != string(harness.KindContent) ||
+				strings.Contains(leak, "restore") {
 				t.Errorf("left: %s", leak)
 			}
 		}

@@ -114,7 +114,8 @@ func TestCrashWhileRunning(t *testing.T) {
 		requireOKContinues(t, c, 1)
 		return c
 	}
-	threads, trap, killed, grow := run("threads", "threads"), run("trap", "trap"), run("threads", "killed"), run("grow", "grow")
+	threads, trap, killed, grow := run("threads", "threads"), run("trap", "trap"), run("threads", "killed"),
+		run("grow", "grow")
 	all := []*harness.Container{threads, trap, killed, grow}
 	pids := map[string]int{}
 	for _, c := range all {
@@ -139,7 +140,8 @@ func TestCrashWhileRunning(t *testing.T) {
 			at := numbers(c.Log(), "ok")
 			waitOK(t, c, at[len(at)-1]+2)
 			stats := c.Stats()
-			if stats.GetMemory().GetWorkingSetBytes().GetValue() == 0 || stats.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 {
+			if stats.GetMemory().GetWorkingSetBytes().GetValue() == 0 ||
+				stats.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 {
 				t.Errorf("%s: no statistics after the restart: %v", name, stats)
 			}
 			if got := strings.TrimSpace(c.Exec("echo", "here")); got != "here" {

@@ -112,7 +112,8 @@ func criuOf(id string) (found int) {
 		_, after, _ := strings.Cut(string(stat), ") ")
 		fields := strings.Fields(after)
 		cgroup, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
-		if strings.Contains(string(content), "\x00swrk\x00") && strings.Contains(string(cgroup), id) && len(fields) > 1 && fields[1] == strconv.Itoa(parent) {
+		if strings.Contains(string(content), "\x00swrk\x00") && strings.Contains(string(cgroup), id) && len(fields) > 1 &&
+			fields[1] == strconv.Itoa(parent) {
 			found = pid
 		}
 		return found == 0

@@ -49,7 +49,8 @@ func TestCrashPod(t *testing.T) {
 			pod.Remove()
 		} else {
 			// As crictl rmp -f does, and a kubelet in a hurry: all at once.
-			if _, err := n.Runtime().RemovePodSandbox(n.Context(), &runtime.RemovePodSandboxRequest{PodSandboxId: pod.ID}); err != nil {
+			if _, err := n.Runtime().RemovePodSandbox(n.Context(),
+				&runtime.RemovePodSandboxRequest{PodSandboxId: pod.ID}); err != nil {
 				t.Errorf("remove the pod: %v", err)
 			}
 		}
@@ -75,7 +76,8 @@ func TestCrashPodDuringCreate(t *testing.T) {
 		{"pod, root file system", diff, diffMounted(n), (*harness.Pod).Remove},
 		{"container, root file system", diff, diffMounted(n), func(*harness.Pod) {
 			for _, c := range containersNamed(t, n, "counter") {
-				if _, err := n.Runtime().RemoveContainer(n.Context(), &runtime.RemoveContainerRequest{ContainerId: c.GetId()}); err != nil {
+				if _, err := n.Runtime().RemoveContainer(n.Context(),
+					&runtime.RemoveContainerRequest{ContainerId: c.GetId()}); err != nil {
 					t.Errorf("remove the container: %v", err)
 				}
 			}

@@ -103,7 +103,8 @@ func TestDetectReferences(t *testing.T) {
 	tag := n.Image(repository)
 	id := n.Pull(tag)
 	pod := n.Pod(t)
-	for name, ref := range map[string]string{"ID": id, "short ID": id[len("sha256:"):][:16], "tag": tag, "digest": byDigest} {
+	for name, ref := range map[string]string{"ID": id, "short ID": id[len("sha256:"):][:16], "tag": tag,
+		"digest": byDigest} {
 		t.Run(name, func(t *testing.T) {
 			n := leakFree(t, n)
 			c := restored(t, pod, ref, counted)

@@ -110,7 +110,8 @@ func TestDetectNothing(t *testing.T) {
 	})
 	t.Run("annotation and half a checkpoint", func(t *testing.T) {
 		n := leakFree(t, n)
-		img := withLayer(t, baseImage(t), tarOf(t, map[string]string{"config.dump": "{}", "spec.dump": "{}", "checkpoint/pstree.img": ""}))
+		img := withLayer(t, baseImage(t), tarOf(t, map[string]string{"config.dump": "{}", "spec.dump": "{}",
+			"checkpoint/pstree.img": ""}))
 		ref := r.Push(unique("half")+":1", annotated(t, img, map[string]string{annotationCheckpoint: "counter"}))
 		n.Pull(ref)
 		ordinary(t, n.Pod(t), ref)
@@ -127,7 +128,8 @@ func TestDetectBrokenCheckpoint(t *testing.T) {
 	link := func(name string) []byte {
 		var buf bytes.Buffer
 		w := tar.NewWriter(&buf)
-		if err := errors.Join(w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: "/etc/passwd", Mode: 0o777}), w.Close()); err != nil {
+		if err := errors.Join(w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: "/etc/passwd",
+			Mode: 0o777}), w.Close()); err != nil {
 			t.Fatal(err)
 		}
 		return buf.Bytes()
@@ -138,9 +140,15 @@ func TestDetectBrokenCheckpoint(t *testing.T) {
 		word string
 	}{
 		{"metadata is no JSON", func(t *testing.T) v1.Image {
-			return checkpointImage(t, edited(t, archive, map[string]edit{"spec.dump": func([]byte) ([]byte, bool) { return []byte("{"), true }}))
+			return checkpointImage(t, edited(t, archive, map[string]edit{"spec.dump": func([]byte) ([]byte,
+				bool) {
+				return []byte("{"), true
+			}}))
 		}, "spec.dump"},
-		{"metadata is a link", func(t *testing.T) v1.Image { return withLayer(t, checkpointImage(t, archive), link("config.dump")) }, "config.dump"},
+		{"metadata is a link", func(t *testing.T) v1.Image {
+			return withLayer(t, checkpointImage(t, archive),
+				link("config.dump"))
+		}, "config.dump"},
 		{"CRIU image is a link", func(t *testing.T) v1.Image {
 			return withLayer(t, checkpointImage(t, archive), link("checkpoint/inventory.img"))
 		}, "checkpoint/inventory.img"},

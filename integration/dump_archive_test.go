@@ -93,7 +93,8 @@ func TestCheckpointArchiveIsAsStock(t *testing.T) {
 			t.Errorf("mode %v, error %v", fi.Mode(), err)
 		}
 		for _, args := range [][]string{{"show"}, {"inspect", "--all"}} {
-			out, err := exec.CommandContext(t.Context(), filepath.Join(n.Tools().Bin, "checkpointctl"), append(args, archive)...).CombinedOutput()
+			out, err := exec.CommandContext(t.Context(), filepath.Join(n.Tools().Bin, "checkpointctl"),
+				append(args, archive)...).CombinedOutput()
 			if err != nil || !strings.Contains(string(out), "changing") {
 				t.Errorf("checkpointctl %v: %v\n%s", args, err, out)
 			}
@@ -103,9 +104,11 @@ func TestCheckpointArchiveIsAsStock(t *testing.T) {
 	if !slices.Equal(entries[0], entries[1]) {
 		t.Errorf("entries of stock's archive: %q\nof ours: %q", entries[0], entries[1])
 	}
-	// Ours reads the overlay's own directory and does not compare: a directory that was replaced is opaque instead of having a
-	// whiteout for each file that is hidden, and one that was copied up (by CRIU, for its mount points) is there though nothing of it has changed.
-	diffs[0] = append(slices.DeleteFunc(diffs[0], func(name string) bool { return strings.HasPrefix(name, "home/.wh.") }), "home/.wh..wh..opq", "tmp")
+	// Ours reads the overlay's own directory and does not compare: a directory that was replaced is opaque instead of
+	// having a whiteout for each file that is hidden, and one that was copied up (by CRIU, for its mount points) is there
+	// though nothing of it has changed.
+	diffs[0] = append(slices.DeleteFunc(diffs[0], func(name string) bool { return strings.HasPrefix(name, "home/.wh.") }),
+		"home/.wh..wh..opq", "tmp")
 	slices.Sort(diffs[0])
 	if !slices.Equal(diffs[0], diffs[1]) {
 		t.Errorf("changes in stock's archive: %q\nin ours: %q", diffs[0], diffs[1])
@@ -134,7 +137,8 @@ func TestCheckpointRestores(t *testing.T) {
 						break
 					}
 				}
-				got := c.Exec("/bin/sh", "-c", `cat /new /hard /dir/deep/file /home/own; readlink /soft; stat -c %h /new; stat -c %a /root; ls /home; test ! -e /var/spool`)
+				got := c.Exec("/bin/sh", "-c",
+					`cat /new /hard /dir/deep/file /home/own; readlink /soft; stat -c %h /new; stat -c %a /root; ls /home; test ! -e /var/spool`)
 				if want := "new\nnew\ndeep\nown\n/nowhere\n2\n700\nown\n"; got != want {
 					t.Errorf("%s: root file system: %q, want %q", compression, got, want)
 				}
@@ -156,7 +160,8 @@ func TestCheckpointRefused(t *testing.T) {
 	writeHostFile(t, there, "precious")
 
 	try := func(id, location string) error {
-		_, err := n.Runtime().CheckpointContainer(n.Context(), &runtime.CheckpointContainerRequest{ContainerId: id, Location: location})
+		_, err := n.Runtime().CheckpointContainer(n.Context(),
+			&runtime.CheckpointContainerRequest{ContainerId: id, Location: location})
 		return err
 	}
 	good := filepath.Join(n.Dir(), "good.tar")
@@ -183,7 +188,8 @@ func TestCheckpointLeftToContainerd(t *testing.T) {
 	file := filepath.Join(n.Dir(), "stock.tar")
 	n.Reconfigure(harness.WithConfig("[plugins.'io.containerd.cri.v1.runtime']\nenable_criu = false"))
 	requireRefused(t, c.TryCheckpoint(file), codes.Unknown, "criu support is disabled by configuration")
-	n.Reconfigure(harness.WithConfig("[plugins.'io.containerd.cri.v1.runtime']\nenable_criu = true"), harness.WithCRIU(false))
+	n.Reconfigure(harness.WithConfig("[plugins.'io.containerd.cri.v1.runtime']\nenable_criu = true"),
+		harness.WithCRIU(false))
 	requireRefused(t, c.TryCheckpoint(file), codes.Unknown, "criu binary not found")
 	requireOnly(t, n.Dir())
 	n.Reconfigure(harness.WithCRIU(true), harness.WithRestoreConfig("enable = false"))
@@ -219,7 +225,8 @@ func TestCheckpointGivenUp(t *testing.T) {
 	before := n.Inventory(t)
 	file := filepath.Join(n.Dir(), "late.tar")
 
-	_, err := n.Runtime().CheckpointContainer(n.Context(), &runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: file, Timeout: 1})
+	_, err := n.Runtime().CheckpointContainer(n.Context(),
+		&runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: file, Timeout: 1})
 	if err != nil {
 		requireRefused(t, err, codes.DeadlineExceeded)
 		requireOnly(t, n.Dir())

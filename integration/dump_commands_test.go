@@ -47,7 +47,8 @@ func ranAfterRestore(t *testing.T, c *harness.Container) (did struct {
 },
 ) {
 	t.Helper()
-	resp, err := c.Pod.Node().Runtime().ContainerStatus(t.Context(), &runtime.ContainerStatusRequest{ContainerId: c.ID, Verbose: true})
+	resp, err := c.Pod.Node().Runtime().ContainerStatus(t.Context(),
+		&runtime.ContainerStatusRequest{ContainerId: c.ID, Verbose: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,8 @@ func ranAfterRestore(t *testing.T, c *harness.Container) (did struct {
 	return did
 }
 
-// TestTakePart has a program take part in its checkpoint and its restore, by the example of the page, as a user who is not root.
+// TestTakePart has a program take part in its checkpoint and its restore, by the example of the page, as a user who is
+// not root.
 func TestTakePart(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(hearCommands))
@@ -68,7 +70,8 @@ func TestTakePart(t *testing.T) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		return append(restricted(appUser)[1:], harness.Shell(leaseServer), harness.Mount(dir, "/var/run/secrets/kubernetes.io/serviceaccount", true))
+		return append(restricted(appUser)[1:], harness.Shell(leaseServer),
+			harness.Mount(dir, "/var/run/secrets/kubernetes.io/serviceaccount", true))
 	}
 	pod := n.Pod(t, quiesce, goOn, beginAnew)
 	c := pod.Run("app", n.Image(harness.Busybox), withToken("first token")...)
@@ -76,10 +79,13 @@ func TestTakePart(t *testing.T) {
 	archive := checkpointOf(t, c)
 	// The one that was checkpointed has let go of the lease, and has taken it again.
 	c.WaitLog(func(lines []string) bool {
-		return strings.HasSuffix(strings.Join(lines, "\n"), "holds the lease as first token\nquiet\nholds the lease as first token")
+		return strings.HasSuffix(strings.Join(lines, "\n"),
+			"holds the lease as first token\nquiet\nholds the lease as first token")
 	})
 	// In an ordinary container no command runs.
-	if resp, err := n.Runtime().ContainerStatus(t.Context(), &runtime.ContainerStatusRequest{ContainerId: c.ID, Verbose: true}); err != nil || resp.GetInfo()["after-restore"] != "" {
+	if resp, err := n.Runtime().ContainerStatus(t.Context(),
+		&runtime.ContainerStatusRequest{ContainerId: c.ID, Verbose: true}); err != nil ||
+		resp.GetInfo()["after-restore"] != "" {
 		t.Errorf("info %q, %v", resp.GetInfo(), err)
 	}
 	pod.Remove()
@@ -87,7 +93,8 @@ func TestTakePart(t *testing.T) {
 	pod = n.Pod(t, beginAnew)
 	c = pod.Run("app", archive, withToken("second token")...)
 	c.WaitLog(func(lines []string) bool {
-		return strings.HasSuffix(strings.Join(lines, "\n"), "holds the lease as first token\nquiet\nholds the lease as second token")
+		return strings.HasSuffix(strings.Join(lines, "\n"),
+			"holds the lease as first token\nquiet\nholds the lease as second token")
 	})
 	if did := ranAfterRestore(t, c); did.ExitCode != 0 || did.Output != "1000\n" || did.Error != "" {
 		t.Errorf("the command: %+v", did)
@@ -107,17 +114,21 @@ func TestTakePart(t *testing.T) {
 // TestTakePartFails has commands fail: before a checkpoint there is none, after a restore the container runs on.
 func TestTakePartFails(t *testing.T) {
 	t.Parallel()
-	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(hearCommands), harness.WithRestoreConfig(`command_timeout = "2s"`))
+	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(hearCommands),
+		harness.WithRestoreConfig(`command_timeout = "2s"`))
 	var archive string
 	for name, tc := range map[string]struct {
 		before harness.PodOpt
 		code   codes.Code
 		words  []string
 	}{
-		"status":    {commandOf("before-checkpoint", "sh", "-c", "echo not now; echo busy >&2; exit 3"), codes.FailedPrecondition, []string{"before-checkpoint", "status 3", "not now", "busy"}},
-		"time":      {commandOf("before-checkpoint", "sleep", "1000"), codes.DeadlineExceeded, []string{"before-checkpoint", "which may take 2s"}},
-		"program":   {commandOf("before-checkpoint", "/nowhere"), codes.Unknown, []string{"before-checkpoint", "/nowhere"}},
-		"no JSON":   {harness.PodAnnotation("org.criu.restore/before-checkpoint", "/bin/quiesce"), codes.InvalidArgument, []string{"before-checkpoint", "JSON object"}},
+		"status": {commandOf("before-checkpoint", "sh", "-c", "echo not now; echo busy >&2; exit 3"),
+			codes.FailedPrecondition, []string{"before-checkpoint", "status 3", "not now", "busy"}},
+		"time": {commandOf("before-checkpoint", "sleep", "1000"), codes.DeadlineExceeded,
+			[]string{"before-checkpoint", "which may take 2s"}},
+		"program": {commandOf("before-checkpoint", "/nowhere"), codes.Unknown, []string{"before-checkpoint", "/nowhere"}},
+		"no JSON": {harness.PodAnnotation("org.criu.restore/before-checkpoint", "/bin/quiesce"), codes.InvalidArgument,
+			[]string{"before-checkpoint", "JSON object"}},
 		"fine":      {commandOf("before-checkpoint", "true"), codes.OK, nil},
 		"another's": {harness.PodAnnotation("org.criu.restore/before-checkpoint", `{"sidecar": ["false"]}`), codes.OK, nil},
 	} {
@@ -178,7 +189,8 @@ func TestTakePartFails(t *testing.T) {
 	}
 }
 
-// TestTakePartUnheard: on a node that hears no commands a pod that asks for them is not checkpointed without them, nor restored.
+// TestTakePartUnheard: on a node that hears no commands a pod that asks for them is not checkpointed without them, nor
+// restored.
 func TestTakePartUnheard(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
@@ -188,7 +200,8 @@ func TestTakePartUnheard(t *testing.T) {
 	archive := checkpointOf(t, c)
 	asking := n.Pod(t, quiesce)
 	c = asking.Run("app", n.Image(harness.Busybox), harness.Counting())
-	requireRefused(t, c.TryCheckpoint(filepath.Join(n.Dir(), "refused.tar")), codes.PermissionDenied, "before-checkpoint", "pod_annotations")
+	requireRefused(t, c.TryCheckpoint(filepath.Join(n.Dir(), "refused.tar")), codes.PermissionDenied, "before-checkpoint",
+		"pod_annotations")
 	_, err := n.Pod(t, beginAnew).TryCreate("app", archive)
 	requireRefused(t, err, codes.PermissionDenied, "after-restore", "pod_annotations")
 	requireContinues(t, pod.Run("restored", archive), 2)

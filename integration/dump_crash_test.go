@@ -28,7 +28,8 @@ func TestCheckpointKilled(t *testing.T) {
 		{"image in the middle", "oci-image:checkpoint.example/killed:1", "", 200 << 20},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(`allow_checkpoint_images = true`))
+			n := harness.New(t, harness.WithRestoreConfig(allowArchives),
+				harness.WithRestoreConfig(`allow_checkpoint_images = true`))
 			c := n.Pod(t).Run("heap", workloadImage(t, n), workload("heap", "512"))
 			c.WaitLine("ok 2 ")
 			before := n.Inventory(t)
@@ -42,7 +43,8 @@ func TestCheckpointKilled(t *testing.T) {
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
-					_, _ = n.Runtime().CheckpointContainer(n.Context(), &runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: location})
+					_, _ = n.Runtime().CheckpointContainer(n.Context(),
+						&runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: location})
 				}()
 				if seeFile(t, pattern, tc.pages, done) {
 					break
@@ -80,8 +82,8 @@ func TestCheckpointKilled(t *testing.T) {
 	}
 }
 
-// runc or CRIU is killed in the middle of a checkpoint. The call fails, nothing is left, and nobody takes the container for
-// frozen. After runc's death it runs on and can be checkpointed; CRIU leaves foreign code in its processes.
+// runc or CRIU is killed in the middle of a checkpoint. The call fails, nothing is left, and nobody takes the container
+// for frozen. After runc's death it runs on and can be checkpointed; CRIU leaves foreign code in its processes.
 func TestCheckpointOfKilledRunc(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))

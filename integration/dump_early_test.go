@@ -30,7 +30,8 @@ func paused(t *testing.T, n *harness.Node) func() int {
 	}
 }
 
-// TestCheckpointRefusedEarly asks for checkpoints that cannot be, for a reason that can be seen before the container is frozen.
+// TestCheckpointRefusedEarly asks for checkpoints that cannot be, for a reason that can be seen before the container is
+// frozen.
 func TestCheckpointRefusedEarly(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)

@@ -14,8 +14,9 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// TestDumpExchanged checkpoints a container while another of its pod, which sees its processes, exchanges a directory for a link
-// to the node's files. Nothing of the node gets into the checkpoint, and all else of the container does, which is restored with it.
+// TestDumpExchanged checkpoints a container while another of its pod, which sees its processes, exchanges a directory
+// for a link to the node's files. Nothing of the node gets into the checkpoint, and all else of the container does,
+// which is restored with it.
 func TestDumpExchanged(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)
@@ -60,7 +61,8 @@ func TestDumpExchanged(t *testing.T) {
 	pod.Remove()
 	restored := n.Pod(t, harness.PodSharedPID()).Run("restored", imageOf(t, n, archive))
 	requireContinues(t, restored, counted)
-	if got := restored.Exec("sh", "-c", "ls /kept | wc -l; cat /kept/200"); strings.Fields(got)[0] != "200" || !strings.Contains(got, "of the container 200") {
+	if got := restored.Exec("sh", "-c", "ls /kept | wc -l; cat /kept/200"); strings.Fields(got)[0] != "200" ||
+		!strings.Contains(got, "of the container 200") {
 		t.Errorf("the restored container has %q", got)
 	}
 }

@@ -16,10 +16,12 @@ import (
 // after a push and a pull; what was restored is checkpointed into an image again.
 func TestCheckpointToImage(t *testing.T) {
 	t.Parallel()
-	for _, tc := range []struct{ snapshotter, compression string }{{"overlayfs", "none"}, {"overlayfs", "zstd"}, {"native", "none"}} {
+	for _, tc := range []struct{ snapshotter, compression string }{{"overlayfs", "none"}, {"overlayfs", "zstd"},
+		{"native", "none"}} {
 		t.Run(tc.snapshotter+" "+tc.compression, func(t *testing.T) {
 			registry := harness.NewRegistry(t)
-			n := harness.New(t, harness.WithRegistry(registry), harness.WithSnapshotter(tc.snapshotter), harness.WithRestoreConfig(`allow_checkpoint_images = true`),
+			n := harness.New(t, harness.WithRegistry(registry), harness.WithSnapshotter(tc.snapshotter),
+				harness.WithRestoreConfig(`allow_checkpoint_images = true`),
 				harness.WithRestoreConfig(`checkpoint_compression = "`+tc.compression+`"`))
 			pod := n.Pod(t)
 			c := pod.Run("changing", n.Image(harness.Busybox), harness.Shell(changing))
@@ -31,7 +33,8 @@ func TestCheckpointToImage(t *testing.T) {
 			c.Remove()
 
 			// The base image's environment, and nothing that the pod or containerd has added.
-			if config := n.Crictl("inspecti", name); !strings.Contains(config, `"PATH=/usr/local/sbin:`) || strings.Contains(config, "HOSTNAME") {
+			if config := n.Crictl("inspecti", name); !strings.Contains(config, `"PATH=/usr/local/sbin:`) ||
+				strings.Contains(config, "HOSTNAME") {
 				t.Errorf("config: %s", config)
 			}
 
@@ -58,7 +61,8 @@ func TestCheckpointToImage(t *testing.T) {
 			forgetLog(t, restored)
 			forgetLog(t, third)
 			after := n.Inventory(t)
-			for _, kind := range []harness.Kind{harness.KindLease, harness.KindSnapshot, harness.KindContent, harness.KindMount, harness.KindIngest} {
+			for _, kind := range []harness.Kind{harness.KindLease, harness.KindSnapshot, harness.KindContent, harness.KindMount,
+				harness.KindIngest} {
 				for _, key := range after.Keys(kind) {
 					if !strings.Contains(strings.Join(before.Keys(kind), "\n"), key) {
 						t.Errorf("left: %s %s", kind, key)
@@ -76,7 +80,8 @@ func TestCheckpointToImageRefused(t *testing.T) {
 	c := n.Pod(t).Run("heap", workloadImage(t, n), workload("heap", "256"))
 	c.WaitLine("ok 2 ")
 	before := n.Inventory(t)
-	requireRefused(t, c.TryCheckpoint("oci-image:"+n.Image(harness.Busybox)), codes.AlreadyExists, n.Image(harness.Busybox), "exists")
+	requireRefused(t, c.TryCheckpoint("oci-image:"+n.Image(harness.Busybox)), codes.AlreadyExists,
+		n.Image(harness.Busybox), "exists")
 	requireRefused(t, c.TryCheckpoint("oci-image:"), codes.InvalidArgument, "image name")
 	requireRefused(t, c.TryCheckpoint("oci-image:Upper Case"), codes.InvalidArgument, "Upper Case")
 	requireRefused(t, c.TryCheckpoint("oci-image:a@sha256:"+strings.Repeat("0", 64)), codes.InvalidArgument, "digest")
@@ -93,7 +98,8 @@ func TestCheckpointToImageRefused(t *testing.T) {
 	n.RequireNoLeak(t, before)
 
 	// And one that is not done in time.
-	_, err := n.Runtime().CheckpointContainer(n.Context(), &runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: "oci-image:" + name, Timeout: 1})
+	_, err := n.Runtime().CheckpointContainer(n.Context(),
+		&runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: "oci-image:" + name, Timeout: 1})
 	if err != nil {
 		requireRefused(t, err, codes.DeadlineExceeded, "1 seconds")
 	} else {

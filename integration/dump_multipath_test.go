@@ -18,8 +18,8 @@ func podSysctl(name, value string) harness.PodOpt {
 	return func(s *harness.PodSpec) { s.Config.Linux.Sysctls = map[string]string{name: value} }
 }
 
-// TestDumpMultipath checkpoints and restores a server written in Go as it is by default. In pods that ask for Multipath TCP, and where the
-// node's configuration leaves it on, the checkpoint is refused with what can be done.
+// TestDumpMultipath checkpoints and restores a server written in Go as it is by default. In pods that ask for Multipath
+// TCP, and where the node's configuration leaves it on, the checkpoint is refused with what can be done.
 func TestDumpMultipath(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))

@@ -53,7 +53,8 @@ func TestCheckpointDuringConnection(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)
 	pod := n.Pod(t)
-	c := pod.Run("server", n.Image(harness.Busybox), harness.Shell(`nc -ll -p 8080 -e cat & i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))
+	c := pod.Run("server", n.Image(harness.Busybox),
+		harness.Shell(`nc -ll -p 8080 -e cat & i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))
 	c.WaitCount(2)
 	client := dialEcho(t, pod, "8080")
 	for range 3 {
@@ -64,14 +65,16 @@ func TestCheckpointDuringConnection(t *testing.T) {
 	c.WaitCount(harness.Count(c.Log()) + 2)
 }
 
-// One that nobody has accepted yet is not dumped by CRIU. The checkpoint waits for a moment, as for a probe, and is refused if it stays.
+// One that nobody has accepted yet is not dumped by CRIU. The checkpoint waits for a moment, as for a probe, and is
+// refused if it stays.
 func TestCheckpointDuringHandshake(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)
 	pod := n.Pod(t)
 	volume := filepath.Join(n.Dir(), "volume")
 	writeHostFile(t, filepath.Join(volume, "file"), "of the volume")
-	c := pod.Run("server", workloadImage(t, n), workload("accept", ":8080", "/volume/accept"), harness.Mount(volume, "/volume", false))
+	c := pod.Run("server", workloadImage(t, n), workload("accept", ":8080", "/volume/accept"),
+		harness.Mount(volume, "/volume", false))
 	counted := waitOK(t, c, 2)
 	dialEcho(t, pod, "8080")
 	err := c.TryCheckpoint(filepath.Join(n.Dir(), "refused.tar"))

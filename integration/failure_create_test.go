@@ -26,9 +26,10 @@ func TestFailureCreate(t *testing.T) {
 			code  codes.Code
 			words []string
 		}{
-			"terminal":    {harness.Tty(), codes.FailedPrecondition, []string{"set tty: false"}},
-			"stdin":       {harness.Stdin(), codes.FailedPrecondition, []string{"set stdin: false"}},
-			"new volume":  {harness.Mount(a.host, "/proc/mnt", true), codes.FailedPrecondition, []string{"the pod mounts a volume at \"/proc/mnt\"", "CRIU cannot add"}},
+			"terminal": {harness.Tty(), codes.FailedPrecondition, []string{"set tty: false"}},
+			"stdin":    {harness.Stdin(), codes.FailedPrecondition, []string{"set stdin: false"}},
+			"new volume": {harness.Mount(a.host, "/proc/mnt", true), codes.FailedPrecondition,
+				[]string{"the pod mounts a volume at \"/proc/mnt\"", "CRIU cannot add"}},
 			"two":         {twoFaults, codes.FailedPrecondition, []string{"set tty: false", "pid namespace"}},
 			"containerd":  {noSuchUser, codes.Unknown, []string{"no users found"}},
 			"log is a":    {harness.LogPath("dir"), codes.InvalidArgument, []string{"container log", "dir"}},
@@ -39,7 +40,8 @@ func TestFailureCreate(t *testing.T) {
 			t.Run(source+" "+name, func(t *testing.T) {
 				logs := a.pod.Config.GetLogDirectory()
 				for _, err := range []error{
-					os.Mkdir(filepath.Join(logs, "dir"), 0o755), os.Symlink(filepath.Join(a.host, "victim"), filepath.Join(logs, "link")),
+					os.Mkdir(filepath.Join(logs, "dir"), 0o755),
+					os.Symlink(filepath.Join(a.host, "victim"), filepath.Join(logs, "link")),
 					unix.Mkfifo(filepath.Join(logs, "fifo"), 0o600), os.WriteFile(filepath.Join(logs, "file"), nil, 0o600),
 				} {
 					if err != nil {
@@ -71,7 +73,8 @@ func TestFailureCreate(t *testing.T) {
 		before := a.n.Inventory(t)
 		_, err := a.n.Runtime().CreateContainer(a.n.In(t).Context(), &runtime.CreateContainerRequest{
 			PodSandboxId: strings.Repeat("ab", 32), SandboxConfig: a.pod.Config,
-			Config: &runtime.ContainerConfig{Metadata: &runtime.ContainerMetadata{Name: "victim"}, Image: &runtime.ImageSpec{Image: ref}},
+			Config: &runtime.ContainerConfig{Metadata: &runtime.ContainerMetadata{Name: "victim"},
+				Image: &runtime.ImageSpec{Image: ref}},
 		})
 		requireRefused(t, err, codes.NotFound, strings.Repeat("ab", 32))
 		a.n.RequireNoLeak(t, before)
@@ -123,11 +126,16 @@ func TestFailureDiskFull(t *testing.T) {
 		code      codes.Code
 		word      string
 	}{
-		"root full":       {filepath.Join(a.n.Root(), plugin), "size=128k", 0, a.archive, nil, codes.ResourceExhausted, "the disk is full"},
-		"root read-only":  {filepath.Join(a.n.Root(), plugin), "", unix.MS_RDONLY, ref, nil, codes.Unknown, "read-only file system"},
-		"state read-only": {filepath.Join(a.n.State(), plugin), "", unix.MS_RDONLY, ref, nil, codes.Unknown, "read-only file system"},
-		"log full":        {logs, "size=64k", 0, long, []harness.ContainerOpt{harness.LogPath("disk/x.log")}, codes.Unknown, "no space left"},
-		"log read-only":   {logs, "", unix.MS_RDONLY, ref, []harness.ContainerOpt{harness.LogPath("disk/x.log")}, codes.Unknown, "read-only file system"},
+		"root full": {filepath.Join(a.n.Root(), plugin), "size=128k", 0, a.archive, nil, codes.ResourceExhausted,
+			"the disk is full"},
+		"root read-only": {filepath.Join(a.n.Root(), plugin), "", unix.MS_RDONLY, ref, nil, codes.Unknown,
+			"read-only file system"},
+		"state read-only": {filepath.Join(a.n.State(), plugin), "", unix.MS_RDONLY, ref, nil, codes.Unknown,
+			"read-only file system"},
+		"log full": {logs, "size=64k", 0, long, []harness.ContainerOpt{harness.LogPath("disk/x.log")}, codes.Unknown,
+			"no space left"},
+		"log read-only": {logs, "", unix.MS_RDONLY, ref, []harness.ContainerOpt{harness.LogPath("disk/x.log")},
+			codes.Unknown, "read-only file system"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := a.n.Inventory(t)

@@ -62,7 +62,8 @@ func requireCRIUFailed(t *testing.T, c *harness.Container) string {
 		t.Errorf("the error has %d bytes: %s", len(text), text)
 	}
 	st := c.Status()
-	if st.GetState() != runtime.ContainerState_CONTAINER_EXITED || st.GetReason() != "StartError" || st.GetExitCode() != 128 {
+	if st.GetState() != runtime.ContainerState_CONTAINER_EXITED || st.GetReason() != "StartError" ||
+		st.GetExitCode() != 128 {
 		t.Errorf("status: %s, %s, %d, want EXITED, StartError, 128", st.GetState(), st.GetReason(), st.GetExitCode())
 	}
 	if !strings.Contains(st.GetMessage(), "CRIU says: Error (") {
@@ -232,7 +233,8 @@ func requireSettles(t *testing.T, c *harness.Container) *runtime.ContainerStatus
 	defer tick.Stop()
 	for {
 		st := c.Status()
-		if st.GetState() == runtime.ContainerState_CONTAINER_RUNNING || st.GetState() == runtime.ContainerState_CONTAINER_EXITED {
+		if st.GetState() == runtime.ContainerState_CONTAINER_RUNNING ||
+			st.GetState() == runtime.ContainerState_CONTAINER_EXITED {
 			return st
 		}
 		select {

@@ -29,7 +29,8 @@ func stockContainerd(t testing.TB) string {
 		return binary
 	}
 	binary = filepath.Join(t.TempDir(), "containerd-stock")
-	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "urfave_cli_no_docs", "-o", binary, "github.com/containerd/containerd/v2/cmd/containerd")
+	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "urfave_cli_no_docs", "-o", binary,
+		"github.com/containerd/containerd/v2/cmd/containerd")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", build, err, out)
 	}
@@ -147,24 +148,32 @@ func converse(c *conversation) {
 	r, images := c.n.Runtime(), c.n.Images()
 	busybox := c.n.Image(harness.Busybox)
 
-	say(c, "image status", plain(images.ImageStatus), &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: busybox}, Verbose: true})
-	say(c, "image status of none", plain(images.ImageStatus), &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: "none:1"}})
-	say(c, "images", plain(images.ListImages), &runtime.ListImagesRequest{Filter: &runtime.ImageFilter{Image: &runtime.ImageSpec{Image: busybox}}})
+	say(c, "image status", plain(images.ImageStatus),
+		&runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: busybox}, Verbose: true})
+	say(c, "image status of none", plain(images.ImageStatus),
+		&runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: "none:1"}})
+	say(c, "images", plain(images.ListImages),
+		&runtime.ListImagesRequest{Filter: &runtime.ImageFilter{Image: &runtime.ImageSpec{Image: busybox}}})
 	say(c, "pull again", plain(images.PullImage), &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: busybox}})
-	say(c, "pull absent tag", plain(images.PullImage), &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: c.n.Image("busybox:absent")}})
+	say(c, "pull absent tag", plain(images.PullImage),
+		&runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: c.n.Image("busybox:absent")}})
 	say(c, "pull nothing", plain(images.PullImage), &runtime.PullImageRequest{Image: &runtime.ImageSpec{}})
-	say(c, "pull nonsense", plain(images.PullImage), &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: "No:Such::Name"}})
-	say(c, "remove absent image", plain(images.RemoveImage), &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: "none:1"}})
+	say(c, "pull nonsense", plain(images.PullImage),
+		&runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: "No:Such::Name"}})
+	say(c, "remove absent image", plain(images.RemoveImage),
+		&runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: "none:1"}})
 
-	pod := c.n.Pod(c.t, harness.PodName("pod"), harness.PodUID("7c2a1d5e-0000-4000-8000-000000000001"), harness.PodLabel("app", "x"),
+	pod := c.n.Pod(c.t, harness.PodName("pod"), harness.PodUID("7c2a1d5e-0000-4000-8000-000000000001"),
+		harness.PodLabel("app", "x"),
 		harness.PodAnnotation("example.com/a", "b"), harness.PodAnnotation("org.criu.config", "/no/such/file"))
 	say(c, "pod status", plain(r.PodSandboxStatus), &runtime.PodSandboxStatusRequest{PodSandboxId: pod.ID, Verbose: true})
 	say(c, "pods", plain(r.ListPodSandbox), &runtime.ListPodSandboxRequest{})
 
 	full := func(name string, opts ...harness.ContainerOpt) *runtime.ContainerConfig {
 		config := &runtime.ContainerConfig{
-			Metadata: &runtime.ContainerMetadata{Name: name}, Image: &runtime.ImageSpec{Image: busybox, UserSpecifiedImage: busybox},
-			Labels: map[string]string{}, Annotations: map[string]string{}, LogPath: name + ".log",
+			Metadata: &runtime.ContainerMetadata{Name: name},
+			Image:    &runtime.ImageSpec{Image: busybox, UserSpecifiedImage: busybox},
+			Labels:   map[string]string{}, Annotations: map[string]string{}, LogPath: name + ".log",
 			Linux: &runtime.LinuxContainerConfig{
 				Resources: &runtime.LinuxContainerResources{},
 				SecurityContext: &runtime.LinuxContainerSecurityContext{
@@ -178,7 +187,8 @@ func converse(c *conversation) {
 		return config
 	}
 	create := func(step, pod string, sandbox *runtime.PodSandboxConfig, config *runtime.ContainerConfig) string {
-		return say(c, "create "+step, plain(r.CreateContainer), &runtime.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: sandbox, Config: config}).GetContainerId()
+		return say(c, "create "+step, plain(r.CreateContainer),
+			&runtime.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: sandbox, Config: config}).GetContainerId()
 	}
 
 	for _, tc := range []struct {
@@ -190,8 +200,10 @@ func converse(c *conversation) {
 			config.Image.Image = c.n.ImageStatus(busybox).GetId()
 		}}},
 		{"rich", []harness.ContainerOpt{
-			harness.Env("A", "b"), harness.Label("l", "m"), harness.Annotation("example.com/c", "d"), harness.Annotation("org.criu.config", "/no/such/file"),
-			harness.Annotation("org.criu.restore/x", "y"), harness.Mount(dir, "/mnt", true), harness.WorkingDir("/data"), harness.User(1000),
+			harness.Env("A", "b"), harness.Label("l", "m"), harness.Annotation("example.com/c", "d"),
+			harness.Annotation("org.criu.config", "/no/such/file"),
+			harness.Annotation("org.criu.restore/x", "y"), harness.Mount(dir, "/mnt", true), harness.WorkingDir("/data"),
+			harness.User(1000),
 			harness.ReadonlyRootfs(), harness.MemoryLimit(64 << 20), harness.Attempt(2), harness.Stdin(),
 		}},
 		{"terminal", []harness.ContainerOpt{harness.Tty(), harness.Stdin()}},
@@ -204,21 +216,26 @@ func converse(c *conversation) {
 	create("in nothing", "", pod.Config, full("x"))
 	create("without config", pod.ID, pod.Config, nil)
 	create("without name", pod.ID, pod.Config, full(""))
-	for _, image := range []string{"none:1", "", "No:Such::Name", "dir/file.tar", strings.Repeat("ab", 32), "sha256:" + strings.Repeat("ab", 32)} {
-		create(fmt.Sprintf("of image %q", image), pod.ID, pod.Config, full("x", func(config *runtime.ContainerConfig) { config.Image = &runtime.ImageSpec{Image: image} }))
+	for _, image := range []string{"none:1", "", "No:Such::Name", "dir/file.tar", strings.Repeat("ab", 32),
+		"sha256:" + strings.Repeat("ab", 32)} {
+		create(fmt.Sprintf("of image %q", image), pod.ID, pod.Config,
+			full("x", func(config *runtime.ContainerConfig) { config.Image = &runtime.ImageSpec{Image: image} }))
 	}
 	create("without image", pod.ID, pod.Config, full("x", func(config *runtime.ContainerConfig) { config.Image = nil }))
 	create("with unknown user", pod.ID, pod.Config, full("x", noSuchUser))
-	create("with bad mount", pod.ID, pod.Config, full("x", harness.Mount(filepath.Join(dir, "file", "below"), "/mnt", false)))
+	create("with bad mount", pod.ID, pod.Config, full("x",
+		harness.Mount(filepath.Join(dir, "file", "below"), "/mnt", false)))
 	create("privileged in a pod that is not", pod.ID, pod.Config, full("x", harness.Privileged()))
 
 	first := create("first of two", pod.ID, pod.Config, full("twice"))
 	create("second of two", pod.ID, pod.Config, full("twice"))
-	say(c, "checkpoint of created", plain(r.CheckpointContainer), &runtime.CheckpointContainerRequest{ContainerId: first, Location: filepath.Join(dir, "created.tar")})
+	say(c, "checkpoint of created", plain(r.CheckpointContainer),
+		&runtime.CheckpointContainerRequest{ContainerId: first, Location: filepath.Join(dir, "created.tar")})
 	say(c, "remove created", plain(r.RemoveContainer), &runtime.RemoveContainerRequest{ContainerId: first})
 	bad := create("of what cannot start", pod.ID, pod.Config, full("bad", harness.Command("/no/such/program")))
 	say(c, "start of what cannot start", plain(r.StartContainer), &runtime.StartContainerRequest{ContainerId: bad})
-	say(c, "status of what cannot start", plain(r.ContainerStatus), &runtime.ContainerStatusRequest{ContainerId: bad, Verbose: true})
+	say(c, "status of what cannot start", plain(r.ContainerStatus),
+		&runtime.ContainerStatusRequest{ContainerId: bad, Verbose: true})
 	say(c, "remove of what cannot start", plain(r.RemoveContainer), &runtime.RemoveContainerRequest{ContainerId: bad})
 
 	const none = "abcabcabcabc"
@@ -228,7 +245,8 @@ func converse(c *conversation) {
 	say(c, "status of none", plain(r.ContainerStatus), &runtime.ContainerStatusRequest{ContainerId: none})
 	say(c, "stats of none", plain(r.ContainerStats), &runtime.ContainerStatsRequest{ContainerId: none})
 	say(c, "exec in none", plain(r.ExecSync), &runtime.ExecSyncRequest{ContainerId: none, Cmd: []string{"true"}})
-	say(c, "checkpoint of none", plain(r.CheckpointContainer), &runtime.CheckpointContainerRequest{ContainerId: none, Location: filepath.Join(dir, "none.tar")})
+	say(c, "checkpoint of none", plain(r.CheckpointContainer),
+		&runtime.CheckpointContainerRequest{ContainerId: none, Location: filepath.Join(dir, "none.tar")})
 	say(c, "checkpoint of pod", plain(r.CheckpointPod), &runtime.CheckpointPodRequest{})
 	say(c, "restore of pod", plain(r.RestorePod), &runtime.RestorePodRequest{})
 	say(c, "remove no pod", plain(r.RemovePodSandbox), &runtime.RemovePodSandboxRequest{PodSandboxId: none})
@@ -246,14 +264,16 @@ func converse(c *conversation) {
 func lifecycle(c *conversation, name, id string) {
 	r := c.n.Runtime()
 	inspect := func(when string) {
-		say(c, name+": status "+when, plain(r.ContainerStatus), &runtime.ContainerStatusRequest{ContainerId: id, Verbose: true})
+		say(c, name+": status "+when, plain(r.ContainerStatus),
+			&runtime.ContainerStatusRequest{ContainerId: id, Verbose: true})
 	}
 	inspect("created")
 	say(c, name+": exec in created", plain(r.ExecSync), &runtime.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}})
 	say(c, name+": start", plain(r.StartContainer), &runtime.StartContainerRequest{ContainerId: id})
 	inspect("running")
 	say(c, name+": start again", plain(r.StartContainer), &runtime.StartContainerRequest{ContainerId: id})
-	say(c, name+": exec", plain(r.ExecSync), &runtime.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "id; pwd; env | sort; ls /mnt; echo err >&2; exit 3"}})
+	say(c, name+": exec", plain(r.ExecSync), &runtime.ExecSyncRequest{ContainerId: id,
+		Cmd: []string{"sh", "-c", "id; pwd; env | sort; ls /mnt; echo err >&2; exit 3"}})
 	say(c, name+": stats", plain(r.ContainerStats), &runtime.ContainerStatsRequest{ContainerId: id})
 	say(c, name+": update", plain(r.UpdateContainerResources), &runtime.UpdateContainerResourcesRequest{
 		ContainerId: id, Linux: &runtime.LinuxContainerResources{MemoryLimitInBytes: 128 << 20},
@@ -263,7 +283,8 @@ func lifecycle(c *conversation, name, id string) {
 	inspect("stopped")
 	say(c, name+": stop again", plain(r.StopContainer), &runtime.StopContainerRequest{ContainerId: id})
 	say(c, name+": exec in stopped", plain(r.ExecSync), &runtime.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}})
-	say(c, name+": checkpoint of stopped", plain(r.CheckpointContainer), &runtime.CheckpointContainerRequest{ContainerId: id, Location: "/no/such/dir/x.tar"})
+	say(c, name+": checkpoint of stopped", plain(r.CheckpointContainer),
+		&runtime.CheckpointContainerRequest{ContainerId: id, Location: "/no/such/dir/x.tar"})
 	say(c, name+": remove", plain(r.RemoveContainer), &runtime.RemoveContainerRequest{ContainerId: id})
 	say(c, name+": remove again", plain(r.RemoveContainer), &runtime.RemoveContainerRequest{ContainerId: id})
 	say(c, name+": status removed", plain(r.ContainerStatus), &runtime.ContainerStatusRequest{ContainerId: id})

@@ -43,13 +43,14 @@ func checkpointctl(t *testing.T, n *harness.Node, args ...string) string {
 	return string(out)
 }
 
-// TestCheckpointctl has checkpointctl explain the checkpoints that our build takes: of an ordinary container, and of one
-// that was restored from it.
+// TestCheckpointctl has checkpointctl explain the checkpoints that our build takes: of an ordinary container, and of
+// one that was restored from it.
 func TestCheckpointctl(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
 	pod := n.Pod(t)
-	c := pod.Run("counter", n.Image(harness.Busybox), harness.Shell("echo x > /new; "+podmanCounter), harness.Env("FOO", "bar"))
+	c := pod.Run("counter", n.Image(harness.Busybox), harness.Shell("echo x > /new; "+podmanCounter),
+		harness.Env("FOO", "bar"))
 	c.WaitCount(5)
 	first := checkpointOf(t, c)
 	requireExplained(t, n, c, first)
@@ -73,13 +74,16 @@ func requireExplained(t *testing.T, n *harness.Node, c *harness.Container, archi
 		t.Fatalf("inspect: %v in %s", err, text)
 	}
 	got := all[0]
-	if got.ID != c.ID || got.Engine != "containerd" || got.Metadata.PodName != c.Pod.Config.GetMetadata().GetName() || got.Metadata.Namespace != "default" {
+	if got.ID != c.ID || got.Engine != "containerd" || got.Metadata.PodName != c.Pod.Config.GetMetadata().GetName() ||
+		got.Metadata.Namespace != "default" {
 		t.Errorf("inspect: %+v", got)
 	}
-	if got.ProcessTree.PID != 1 || !strings.Contains(got.ProcessTree.Cmdline, "/bin/sh -c") || got.ProcessTree.Environment["FOO"] != "bar" {
+	if got.ProcessTree.PID != 1 || !strings.Contains(got.ProcessTree.Cmdline, "/bin/sh -c") ||
+		got.ProcessTree.Environment["FOO"] != "bar" {
 		t.Errorf("inspect: processes %+v", got.ProcessTree)
 	}
-	if got.Statistics.PagesWritten == 0 || got.Statistics.FrozenTime == 0 || got.CheckpointSize.MemoryPages == 0 || got.CheckpointSize.RootfsDiff == 0 {
+	if got.Statistics.PagesWritten == 0 || got.Statistics.FrozenTime == 0 || got.CheckpointSize.MemoryPages == 0 ||
+		got.CheckpointSize.RootfsDiff == 0 {
 		t.Errorf("inspect: statistics %+v, sizes %+v", got.Statistics, got.CheckpointSize)
 	}
 	mounts := fmt.Sprint(got.Mounts)

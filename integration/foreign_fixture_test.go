@@ -67,8 +67,8 @@ func withFixtureBase(t *testing.T, n *harness.Node) {
 	n.Pull(n.Image("fixture/base:1"))
 }
 
-// TestFixtures restores checkpoints of other engines in a pod: the process counts on from where it was, sees what it had
-// changed and deleted, and its log goes on. It is checkpointed and restored again.
+// TestFixtures restores checkpoints of other engines in a pod: the process counts on from where it was, sees what it
+// had changed and deleted, and its log goes on. It is checkpointed and restored again.
 func TestFixtures(t *testing.T) {
 	t.Parallel()
 	requireFixtureCPU(t)
@@ -134,8 +134,8 @@ func requireFixtureFiles(t *testing.T, c *harness.Container) {
 	c.Exec("sh", "-ec", `test "$(cat /newdir/f)" = z; test ! -e /data/delme; test ! -e /data/dir; test -e /data/keep; test "$(cat /data/counter)" -gt 6; test -f /run/.containerenv`)
 }
 
-// requireFixtureCPU says if this machine cannot restore the fixtures: they come from a processor with AVX-512, which CRIU
-// and the C library's memory functions depend on.
+// requireFixtureCPU says if this machine cannot restore the fixtures: they come from a processor with AVX-512, which
+// CRIU and the C library's memory functions depend on.
 func requireFixtureCPU(t *testing.T) {
 	t.Helper()
 	info, err := os.ReadFile("/proc/cpuinfo")
@@ -143,6 +143,7 @@ func requireFixtureCPU(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(info), " avx512f") {
-		t.Fatal("environment: the fixtures were made on a processor with AVX-512, which this machine has not: they cannot be restored here")
+		t.Fatal("environment: the fixtures were made on a processor with AVX-512, which this machine has not: they cannot " +
+			"be restored here")
 	}
 }

@@ -42,7 +42,8 @@ func waitPodmanCount(t *testing.T, p *harness.Podman, id string, count int) {
 }
 
 // podmanCheckpoint runs a container and checkpoints it.
-func podmanCheckpoint(t *testing.T, p *harness.Podman, n *harness.Node, options []string, checkpoint ...string) (archive string) {
+func podmanCheckpoint(t *testing.T, p *harness.Podman, n *harness.Node, options []string,
+	checkpoint ...string) (archive string) {
 	t.Helper()
 	p = p.In(t)
 	id := p.Run(options, "/bin/sh", "-c", podmanCounter)
@@ -104,7 +105,8 @@ func TestPodman(t *testing.T) {
 		token := t.TempDir()
 		writeFile(t, filepath.Join(token, "token"), "a token")
 		pod := n.Pod(t)
-		c := pod.Run("restored", archive, append(kubeletMounts(t), harness.Mount(token, "/var/run/secrets/kubernetes.io/serviceaccount", true))...)
+		c := pod.Run("restored", archive, append(kubeletMounts(t),
+			harness.Mount(token, "/var/run/secrets/kubernetes.io/serviceaccount", true))...)
 		requirePodmanContinues(t, c)
 		c.Exec("sh", "-ec", `test "$(cat /var/run/secrets/kubernetes.io/serviceaccount/token)" = "a token"; echo x > /dev/termination-log`)
 	})
@@ -122,7 +124,8 @@ func TestPodman(t *testing.T) {
 		requireRefused(t, err, codes.PermissionDenied, "seccomp filter", "mount allowed")
 		requirePodmanContinues(t, pod.Run("unconfined", archive, seccomp(runtime.SecurityProfile_Unconfined)))
 
-		ordinary := pod.Run("ordinary", n.Image(harness.Busybox), harness.Counting(), seccomp(runtime.SecurityProfile_RuntimeDefault))
+		ordinary := pod.Run("ordinary", n.Image(harness.Busybox), harness.Counting(),
+			seccomp(runtime.SecurityProfile_RuntimeDefault))
 		profile, err := json.Marshal(specOf(t, ordinary).Linux.Seccomp)
 		if err != nil {
 			t.Fatal(err)
@@ -155,7 +158,8 @@ func TestPodman(t *testing.T) {
 		options []string
 		words   []string
 	}{
-		"no network":     {[]string{"--network", "none"}, []string{"network namespace was one of its own", "now be one that it shares with its pod"}},
+		"no network": {[]string{"--network", "none"},
+			[]string{"network namespace was one of its own", "now be one that it shares with its pod"}},
 		"host's network": {[]string{"--network", "host"}, []string{"network namespace was the host's"}},
 		"host's PIDs":    {append([]string{"--pid", "host"}, network...), []string{"pid namespace was the host's"}},
 	} {

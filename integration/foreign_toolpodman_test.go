@@ -18,8 +18,8 @@ func podmanArchive(t *testing.T, n *harness.Node, args ...string) (string, error
 	return string(out), err
 }
 
-// TestPodmanRestores has Podman restore what containerd has checkpointed. Podman insists on its own format: the archive as
-// it is it refuses, and goes on with the one that podman-archive makes of it.
+// TestPodmanRestores has Podman restore what containerd has checkpointed. Podman insists on its own format: the archive
+// as it is it refuses, and goes on with the one that podman-archive makes of it.
 func TestPodmanRestores(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)
@@ -27,7 +27,8 @@ func TestPodmanRestores(t *testing.T) {
 	pod := n.Pod(t)
 	volume := t.TempDir()
 	writeFile(t, filepath.Join(volume, "file"), "of the pod")
-	c := pod.Run("counter", n.Image(harness.Busybox), harness.Shell(strings.Replace(podmanCounter, ".wh.f", "g", 1)), harness.Mount(volume, "/mnt", false))
+	c := pod.Run("counter", n.Image(harness.Busybox), harness.Shell(strings.Replace(podmanCounter, ".wh.f", "g", 1)),
+		harness.Mount(volume, "/mnt", false))
 	counted := c.WaitCount(5)
 	archive := checkpointOf(t, c)
 	pod.Remove()
@@ -45,7 +46,8 @@ func TestPodmanRestores(t *testing.T) {
 	if out, err := podmanArchive(t, n, "--volume", mnt+":/mnt", archive, other); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if out, err := podmanArchive(t, n, "--volume", mnt+":/mnt", archive, other); err == nil || !strings.Contains(out, "file exists") {
+	if out, err := podmanArchive(t, n, "--volume", mnt+":/mnt", archive, other); err == nil ||
+		!strings.Contains(out, "file exists") {
 		t.Errorf("an archive is overwritten: %v, %s", err, out)
 	}
 	if left, err := filepath.Glob(filepath.Join(filepath.Dir(other), ".*")); err != nil || len(left) > 0 {
@@ -54,10 +56,12 @@ func TestPodmanRestores(t *testing.T) {
 	p.Must("container", "restore", "--import", inCgroup(t, n, p, other), "--name", "restored")
 	p.WaitLog("restored", "count 40")
 	log := p.Must("logs", "restored")
-	if found := numbers(strings.Split(log, "\n"), "count"); counted >= 40 || !slices.Contains(found, counted+1) || found[len(found)-1] < 40 {
+	if found := numbers(strings.Split(log, "\n"), "count"); counted >= 40 || !slices.Contains(found, counted+1) ||
+		found[len(found)-1] < 40 {
 		t.Errorf("counted to %d, then %v", counted, found)
 	}
-	p.Must("exec", "restored", "sh", "-ec", `test ! -e /etc/group; test "$(cat /newdir/f)" = z; test "$(cat /mnt/file)" = "of podman"; test "$(readlink /proc/1/cwd)" = /newdir`)
+	p.Must("exec", "restored", "sh", "-ec",
+		`test ! -e /etc/group; test "$(cat /newdir/f)" = z; test "$(cat /mnt/file)" = "of podman"; test "$(readlink /proc/1/cwd)" = /newdir`)
 	p.Must("rm", "--force", "--time", "0", "restored")
 
 	for what, args := range map[string][]string{
@@ -81,5 +85,6 @@ func TestPodmanRestores(t *testing.T) {
 func inCgroup(t *testing.T, n *harness.Node, p *harness.Podman, archive string) string {
 	t.Helper()
 	all := entriesOf(t, archive)
-	return doctoredArchive(t, n, withEntries(all, jsonFile(t, all, "config.dump", func(config object) { config["cgroupParent"] = p.Cgroup() })))
+	return doctoredArchive(t, n, withEntries(all, jsonFile(t, all, "config.dump",
+		func(config object) { config["cgroupParent"] = p.Cgroup() })))
 }

@@ -24,26 +24,30 @@ const secretOfRoot = "secret of root\n"
 func newAccessGrant(t *testing.T, n *harness.Node, opts ...harness.ContainerOpt) (g *grant, volume string) {
 	t.Helper()
 	volume = t.TempDir()
-	for name, content := range map[string]string{"file": "for all\n", "secret": secretOfRoot, "private/file": "for all\n"} {
+	for name, content := range map[string]string{"file": "for all\n", "secret": secretOfRoot,
+		"private/file": "for all\n"} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(volume, name)), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		writeFile(t, filepath.Join(volume, name), content)
 	}
-	for name, mode := range map[string]os.FileMode{".": 0o755, "file": 0o644, "secret": 0o600, "private": 0o700, "private/file": 0o644} {
+	for name, mode := range map[string]os.FileMode{".": 0o755, "file": 0o644, "secret": 0o600, "private": 0o700,
+		"private/file": 0o644} {
 		if err := os.Chmod(filepath.Join(volume, name), mode); err != nil {
 			t.Fatal(err)
 		}
 	}
 	g = newGrant(t, n, append([]harness.ContainerOpt{harness.Mount(volume, "/mnt", false), harness.Shell(
-		`exec 3</mnt/file; i=0; while :; do i=$((i+1)); echo "count $i"; [ $i != 30 ] || cat <&3; sleep 0.1; done`)}, opts...)...)
+		`exec 3</mnt/file; i=0; while :; do i=$((i+1)); echo "count $i"; [ $i != 30 ] || cat <&3; sleep 0.1; done`)},
+		opts...)...)
 	return g, volume
 }
 
 // openedFile changes the file that such a process has open.
 func openedFile(change func(*regfile.RegFileEntry)) func(*imageEditor) {
 	return func(e *imageEditor) {
-		editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/mnt/file" }, func(f *fdinfo.FileEntry) { change(f.Reg) })
+		editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/mnt/file" },
+			func(f *fdinfo.FileEntry) { change(f.Reg) })
 	}
 }
 
@@ -74,9 +78,11 @@ func TestGrantAccess(t *testing.T) {
 		change func(*imageEditor)
 		words  []string
 	}{
-		"read":       {openedFile(secretFile), []string{"/mnt/secret", "open for reading", "user 1000", "mode 0600"}},
-		"write":      {openedFile(func(r *regfile.RegFileEntry) { r.Flags = proto.Uint32(1) }), []string{"/mnt/file", "open for writing", "mode 0644"}},
-		"read write": {openedFile(func(r *regfile.RegFileEntry) { r.Flags = proto.Uint32(2) }), []string{"/mnt/file", "open for reading and writing"}},
+		"read": {openedFile(secretFile), []string{"/mnt/secret", "open for reading", "user 1000", "mode 0600"}},
+		"write": {openedFile(func(r *regfile.RegFileEntry) { r.Flags = proto.Uint32(1) }),
+			[]string{"/mnt/file", "open for writing", "mode 0644"}},
+		"read write": {openedFile(func(r *regfile.RegFileEntry) { r.Flags = proto.Uint32(2) }),
+			[]string{"/mnt/file", "open for reading and writing"}},
 		"in a directory": {openedFile(func(r *regfile.RegFileEntry) { r.Name = proto.String("/mnt/private/file") }),
 			[]string{"/mnt/private/file", "/mnt/private: owner 0:0, mode 0700"}},
 		"in the image": {func(e *imageEditor) {
@@ -173,9 +179,11 @@ func TestGrantAccessKinds(t *testing.T) {
 		words []string
 	}{
 		"deleted file": {func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/tmp/kinds.deleted" },
-			func(f *fdinfo.FileEntry) { f.Reg.Name = proto.String("/home/app/kinds.deleted") }, []string{"making /home/app/kinds.deleted", "owner 1000:"}},
+			func(f *fdinfo.FileEntry) { f.Reg.Name = proto.String("/home/app/kinds.deleted") },
+			[]string{"making /home/app/kinds.deleted", "owner 1000:"}},
 		"socket": {func(f *fdinfo.FileEntry) bool { return string(f.GetUsk().GetName()) == "/tmp/kinds.dgram\x00" },
-			func(f *fdinfo.FileEntry) { f.Usk.Name = []byte("/home/app/dgram\x00") }, []string{"making /home/app/dgram", "owner 1000:"}},
+			func(f *fdinfo.FileEntry) { f.Usk.Name = []byte("/home/app/dgram\x00") },
+			[]string{"making /home/app/dgram", "owner 1000:"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g.refusesEdited(t, func(e *imageEditor) { editFile(e, tc.is, tc.evil) }, codes.PermissionDenied, tc.words...)
@@ -189,7 +197,8 @@ func TestGrantAccessAudit(t *testing.T) {
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives+"\nverification = \"audit\""))
 	g, _ := newAccessGrant(t, n, restricted(appUser)...)
 	g.accepts(t, editImages(t, g.archive, openedFile(secretFile)), nil)
-	if log := n.DaemonLog(); !strings.Contains(log, "would refuse") || !strings.Contains(log, "open for reading /mnt/secret") {
+	if log := n.DaemonLog(); !strings.Contains(log, "would refuse") ||
+		!strings.Contains(log, "open for reading /mnt/secret") {
 		t.Error("the log does not say what strict would refuse")
 	}
 }

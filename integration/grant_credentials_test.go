@@ -84,7 +84,8 @@ func joined(ids []uint32) string {
 	return strings.Join(texts, " ")
 }
 
-// requireReadonly looks at a mount from the host: whoever asks in the container may be forbidden to write for other reasons.
+// requireReadonly looks at a mount from the host: whoever asks in the container may be forbidden to write for other
+// reasons.
 func requireReadonly(t *testing.T, c *harness.Container, mountpoint string, want bool) {
 	t.Helper()
 	found := ""

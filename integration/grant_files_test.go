@@ -21,7 +21,8 @@ func newOpenFileGrant(t *testing.T, n *harness.Node, opts ...harness.ContainerOp
 		`exec 3</mnt/file; i=0; while :; do i=$((i+1)); echo "count $i"; [ $i != 30 ] || cat <&3 >/tmp/read; sleep 0.1; done`)}, opts...)...)
 }
 
-// TestGrantFiles opens a file that is not one of the container's (T37). The other kinds of open files are TestVerifyFiles'.
+// TestGrantFiles opens a file that is not one of the container's (T37). The other kinds of open files are
+// TestVerifyFiles'.
 func TestGrantFiles(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
@@ -38,8 +39,12 @@ func TestGrantFiles(t *testing.T) {
 			})
 		}
 	}
-	for _, name := range []string{"/mnt/../../../../../../../etc/shadow", "/../etc/shadow", "//etc/shadow", "/mnt/./file", "etc/shadow", "/mnt/..", ""} {
-		t.Run("path "+name, func(t *testing.T) { g.refusesEdited(t, named(name), codes.InvalidArgument, "files.img", "path") })
+	for _, name := range []string{"/mnt/../../../../../../../etc/shadow", "/../etc/shadow", "//etc/shadow", "/mnt/./file",
+		"etc/shadow", "/mnt/..", ""} {
+		t.Run("path "+name, func(t *testing.T) {
+			g.refusesEdited(t, named(name), codes.InvalidArgument, "files.img",
+				"path")
+		})
 	}
 	t.Run("not in its mount", func(t *testing.T) {
 		g.refusesEdited(t, named("/etc/passwd"), codes.InvalidArgument, "files.img", "/etc/passwd")

@@ -53,15 +53,18 @@ func TestGrantLimits(t *testing.T) {
 		g.refusesEdited(t, func(e *imageEditor) {
 			e.Core(1, func(c *criu_core.CoreEntry) {
 				c.Tc.Timers.Posix = []*timer.PosixTimerEntry{{
-					ItId: proto.Uint32(0), ClockId: proto.Uint32(unix.CLOCK_BOOTTIME_ALARM), SiSigno: proto.Uint32(14), ItSigevNotify: proto.Uint32(0),
-					SivalPtr: proto.Uint64(0), Overrun: proto.Uint32(0), Isec: proto.Uint64(0), Insec: proto.Uint64(0), Vsec: proto.Uint64(3600), Vnsec: proto.Uint64(0),
+					ItId: proto.Uint32(0), ClockId: proto.Uint32(unix.CLOCK_BOOTTIME_ALARM), SiSigno: proto.Uint32(14),
+					ItSigevNotify: proto.Uint32(0),
+					SivalPtr:      proto.Uint64(0), Overrun: proto.Uint32(0), Isec: proto.Uint64(0), Insec: proto.Uint64(0),
+					Vsec: proto.Uint64(3600), Vnsec: proto.Uint64(0),
 				}}
 			})
 		}, codes.PermissionDenied, "process 1", "timer")
 	})
 	t.Run("no limits", func(t *testing.T) {
 		// The process would have those of CRIU, which has raised them.
-		g.refusesEdited(t, func(e *imageEditor) { e.Core(1, func(c *criu_core.CoreEntry) { c.Tc.Rlimits = nil }) }, codes.InvalidArgument, "core-1.img")
+		g.refusesEdited(t, func(e *imageEditor) { e.Core(1, func(c *criu_core.CoreEntry) { c.Tc.Rlimits = nil }) },
+			codes.InvalidArgument, "core-1.img")
 	})
 	t.Run("a limit missing", func(t *testing.T) {
 		g.refusesEdited(t, func(e *imageEditor) {
@@ -90,7 +93,8 @@ func TestGrantLimits(t *testing.T) {
 			}
 		})
 	})
-	for what, archive := range map[string]string{"forced": raised, "forced, from an image": imageOf(t, n, raised), "twin": g.archive} {
+	for what, archive := range map[string]string{"forced": raised, "forced, from an image": imageOf(t, n, raised),
+		"twin": g.archive} {
 		t.Run(what, func(t *testing.T) {
 			g.accepts(t, archive, func(c *harness.Container) {
 				for file, want := range map[string]string{"oom_score_adj": strconv.Itoa(score), "loginuid": "4294967295"} {

@@ -67,7 +67,8 @@ func TestGrantMalformed(t *testing.T) {
 		if !strings.HasSuffix(name, ".img") || strings.HasPrefix(name, "pages-") || strings.HasSuffix(name, ".tar.gz.img") {
 			continue // they have no entries
 		}
-		replaced := slices.ContainsFunc([]string{"cgroup", "ipcns-var-", "utsns-"}, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		replaced := slices.ContainsFunc([]string{"cgroup", "ipcns-var-", "utsns-"},
+			func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 		for _, m := range malformations {
 			if name == "seccomp.img" && m.what == "field twice" {
 				continue // that is two filters
@@ -102,18 +103,26 @@ func TestGrantLeftovers(t *testing.T) {
 		"parent as a link":      {specialEntry('2', "checkpoint/parent", "/etc"), codes.InvalidArgument, "parent"},
 		"parent as a directory": {dirEntry("checkpoint/parent"), codes.InvalidArgument, "parent"},
 		"parent as a file":      {regularEntry("checkpoint/parent", "/etc"), codes.PermissionDenied, "parent"},
-		"socket of lazy pages":  {regularEntry("checkpoint/lazy-pages.socket", ""), codes.PermissionDenied, "lazy-pages.socket"},
-		"server of pages":       {regularEntry("checkpoint/page-server.img", ""), codes.PermissionDenied, "page-server.img"},
-		"configuration":         {regularEntry("checkpoint/criu.conf", "action-script /bin/sh\n"), codes.PermissionDenied, "criu.conf"},
-		"plugin":                {regularEntry("checkpoint/plugin.so", "ELF"), codes.PermissionDenied, "plugin.so"},
-		"image of no kind":      {regularEntry("checkpoint/evil.img", "evil"), codes.PermissionDenied, "evil.img"},
-		"image of the network":  {regularEntry("checkpoint/iptables-10.img", "*filter\n-F\n"), codes.PermissionDenied, "iptables-10.img"},
-		"routes":                {regularEntry("checkpoint/route-10.img", "evil"), codes.PermissionDenied, "route-10.img"},
-		"binfmt":                {regularEntry("checkpoint/binfmt-misc-99.img", "evil"), codes.PermissionDenied, "binfmt-misc-99.img"},
-		"irmap":                 {regularEntry("checkpoint/irmap-cache.img", "evil"), codes.PermissionDenied, "irmap-cache.img"},
-		"messages":              {regularEntry("checkpoint/ipcns-msg-11.img", "evil"), codes.InvalidArgument, "ipcns-msg-11.img"},
-		"semaphores":            {regularEntry("checkpoint/ipcns-sem-11.img", "evil"), codes.InvalidArgument, "ipcns-sem-11.img"},
-		"shared memory":         {regularEntry("checkpoint/ipcns-shm-11.img", "evil"), codes.InvalidArgument, "ipcns-shm-11.img"},
+		"socket of lazy pages": {regularEntry("checkpoint/lazy-pages.socket", ""), codes.PermissionDenied,
+			"lazy-pages.socket"},
+		"server of pages": {regularEntry("checkpoint/page-server.img", ""), codes.PermissionDenied, "page-server.img"},
+		"configuration": {regularEntry("checkpoint/criu.conf", "action-script /bin/sh\n"), codes.PermissionDenied,
+			"criu.conf"},
+		"plugin":           {regularEntry("checkpoint/plugin.so", "ELF"), codes.PermissionDenied, "plugin.so"},
+		"image of no kind": {regularEntry("checkpoint/evil.img", "evil"), codes.PermissionDenied, "evil.img"},
+		"image of the network": {regularEntry("checkpoint/iptables-10.img", "*filter\n-F\n"), codes.PermissionDenied,
+			"iptables-10.img"},
+		"routes": {regularEntry("checkpoint/route-10.img", "evil"), codes.PermissionDenied, "route-10.img"},
+		"binfmt": {regularEntry("checkpoint/binfmt-misc-99.img", "evil"), codes.PermissionDenied,
+			"binfmt-misc-99.img"},
+		"irmap": {regularEntry("checkpoint/irmap-cache.img", "evil"), codes.PermissionDenied,
+			"irmap-cache.img"},
+		"messages": {regularEntry("checkpoint/ipcns-msg-11.img", "evil"), codes.InvalidArgument,
+			"ipcns-msg-11.img"},
+		"semaphores": {regularEntry("checkpoint/ipcns-sem-11.img", "evil"), codes.InvalidArgument,
+			"ipcns-sem-11.img"},
+		"shared memory": {regularEntry("checkpoint/ipcns-shm-11.img", "evil"), codes.InvalidArgument,
+			"ipcns-shm-11.img"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			g.refuses(t, doctoredArchive(t, n, withEntries(images, tc.entry)), tc.code, tc.word)
@@ -125,7 +134,8 @@ func TestGrantLeftovers(t *testing.T) {
 	} {
 		// runc hands each that is a pipe to CRIU as a descriptor of that number (T34).
 		t.Run(what, func(t *testing.T) {
-			g.refusesEdited(t, func(e *imageEditor) { e.Write("descriptors.json", []byte(content)) }, codes.InvalidArgument, "descriptors.json")
+			g.refusesEdited(t, func(e *imageEditor) { e.Write("descriptors.json", []byte(content)) }, codes.InvalidArgument,
+				"descriptors.json")
 		})
 	}
 	t.Run("twin", func(t *testing.T) { g.accepts(t, g.archive, nil) })

@@ -82,7 +82,10 @@ func TestGrantMemory(t *testing.T) {
 	t.Run("first page", func(t *testing.T) {
 		// A process without CAP_SYS_RAWIO cannot map it, and the kernel counts on that (proc(5), mmap_min_addr).
 		g.refusesEdited(t, func(e *imageEditor) {
-			editEntry(e, "mm-1.img", "MM", func(m *mm.MmEntry) { m.Vmas = append([]*vma.VmaEntry{anonymous(0, 4096)}, m.GetVmas()...) })
+			editEntry(e, "mm-1.img", "MM", func(m *mm.MmEntry) {
+				m.Vmas = append([]*vma.VmaEntry{anonymous(0, 4096)},
+					m.GetVmas()...)
+			})
 		}, codes.PermissionDenied, "process 1", "address")
 	})
 	t.Run("ring of another size", func(t *testing.T) {
@@ -106,7 +109,8 @@ func TestGrantMemory(t *testing.T) {
 		}, codes.InvalidArgument, "image")
 	})
 	t.Run("pages missing", func(t *testing.T) {
-		g.refusesEdited(t, func(e *imageEditor) { e.Write("pages-1.img", e.Read("pages-1.img")[:4096]) }, codes.InvalidArgument, "pages-1.img")
+		g.refusesEdited(t, func(e *imageEditor) { e.Write("pages-1.img", e.Read("pages-1.img")[:4096]) },
+			codes.InvalidArgument, "pages-1.img")
 	})
 	t.Run("pages left over", func(t *testing.T) {
 		g.refusesEdited(t, func(e *imageEditor) {

@@ -38,7 +38,8 @@ func TestGrantNamespaces(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		editEntry(e, fmt.Sprintf("ids-%d.img", pid), "IDS", func(i *criu_core.TaskKobjIdsEntry) { change(i, inventory.GetRootIds()) })
+		editEntry(e, fmt.Sprintf("ids-%d.img", pid), "IDS",
+			func(i *criu_core.TaskKobjIdsEntry) { change(i, inventory.GetRootIds()) })
 	}
 	for name, field := range namespaceIDs {
 		for _, first := range []bool{true, false} {
@@ -70,7 +71,8 @@ func TestGrantNamespaces(t *testing.T) {
 		}
 	}
 	t.Run("missing", func(t *testing.T) {
-		g.refusesEdited(t, func(e *imageEditor) { e.Remove(fmt.Sprintf("ids-%d.img", e.LastProcess())) }, codes.InvalidArgument, "ids-")
+		g.refusesEdited(t, func(e *imageEditor) { e.Remove(fmt.Sprintf("ids-%d.img", e.LastProcess())) },
+			codes.InvalidArgument, "ids-")
 	})
 	t.Run("in the core image", func(t *testing.T) {
 		// CRIU takes these if it finds no image with the others.
@@ -87,7 +89,8 @@ func TestGrantNamespaces(t *testing.T) {
 	t.Run("map of users", func(t *testing.T) {
 		g.refusesEdited(t, func(e *imageEditor) {
 			extent := &userns.UidGidExtent{First: proto.Uint32(0), LowerFirst: proto.Uint32(0), Count: proto.Uint32(4294967295)}
-			e.Add("userns-7.img", "USERNS", &userns.UsernsEntry{UidMap: []*userns.UidGidExtent{extent}, GidMap: []*userns.UidGidExtent{extent}})
+			e.Add("userns-7.img", "USERNS", &userns.UsernsEntry{UidMap: []*userns.UidGidExtent{extent},
+				GidMap: []*userns.UidGidExtent{extent}})
 		}, codes.PermissionDenied, "userns-7.img")
 	})
 	t.Run("twin", func(t *testing.T) {
@@ -148,7 +151,8 @@ func TestGrantClocks(t *testing.T) {
 		t.Run(what, func(t *testing.T) { g.refusesEdited(t, change, codes.InvalidArgument, "timens-") })
 	}
 	t.Run("second image", func(t *testing.T) {
-		g.refusesEdited(t, func(e *imageEditor) { e.Write("timens-99.img", e.Read(e.Name("timens-*.img"))) }, codes.InvalidArgument, "timens-99.img")
+		g.refusesEdited(t, func(e *imageEditor) { e.Write("timens-99.img", e.Read(e.Name("timens-*.img"))) },
+			codes.InvalidArgument, "timens-99.img")
 	})
 	t.Run("twin", func(t *testing.T) { g.accepts(t, g.archive, nil) })
 }
@@ -171,7 +175,8 @@ func TestGrantCgroups(t *testing.T) {
 			for _, controller := range c.GetControllers() {
 				dir := &cgroup.CgroupDirEntry{DirName: proto.String(evil)}
 				if strings.Join(controller.GetCnames(), ",") == "memory" {
-					dir.Properties = []*cgroup.CgroupPropEntry{{Name: proto.String("memory.limit_in_bytes"), Value: proto.String("9223372036854771712")}}
+					dir.Properties = []*cgroup.CgroupPropEntry{{Name: proto.String("memory.limit_in_bytes"),
+						Value: proto.String("9223372036854771712")}}
 				}
 				controller.Dirs = append(controller.Dirs, dir)
 			}

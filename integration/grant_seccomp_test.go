@@ -62,11 +62,15 @@ var seccompAttacks = []struct {
 	{"only on the first thread", codes.PermissionDenied, "thread", func(e *imageEditor) { withoutSync(e) }},
 	{"none on one thread", codes.PermissionDenied, "thread", func(e *imageEditor) {
 		apart(e)
-		e.Core(e.LastThread(), func(c *criu_core.CoreEntry) { c.ThreadCore.SeccompMode, c.ThreadCore.SeccompFilter = nil, nil })
+		e.Core(e.LastThread(), func(c *criu_core.CoreEntry) {
+			c.ThreadCore.SeccompMode, c.ThreadCore.SeccompFilter = nil,
+				nil
+		})
 	}},
 	{"disabled on one thread", codes.PermissionDenied, "thread", func(e *imageEditor) {
 		apart(e)
-		e.Core(e.LastThread(), func(c *criu_core.CoreEntry) { c.ThreadCore.SeccompMode = criu_core.SeccompMode_disabled.Enum() })
+		e.Core(e.LastThread(),
+			func(c *criu_core.CoreEntry) { c.ThreadCore.SeccompMode = criu_core.SeccompMode_disabled.Enum() })
 	}},
 	{"disabled on the first", codes.PermissionDenied, "process 1", func(e *imageEditor) {
 		e.Core(1, func(c *criu_core.CoreEntry) { c.ThreadCore.SeccompMode = criu_core.SeccompMode_disabled.Enum() })
@@ -206,7 +210,10 @@ func TestGrantSeccomp(t *testing.T) {
 	t.Run("pretended", func(t *testing.T) {
 		// The filter that CRIU installs first makes it believe that it has installed the others. It has: while it
 		// does so the kernel holds filters back (criu/cr-restore.c, attach_to_tasks).
-		g.accepts(t, editImages(t, g.archive, func(e *imageEditor) { first(e, &seccomp.SeccompFilter{Filter: pretend, Prev: proto.Uint32(0)}) }),
+		g.accepts(t, editImages(t, g.archive, func(e *imageEditor) {
+			first(e,
+				&seccomp.SeccompFilter{Filter: pretend, Prev: proto.Uint32(0)})
+		}),
 			func(c *harness.Container) {
 				requireStatus(t, c, map[string]string{"Seccomp": "2", "Seccomp_filters": "2"})
 			})
@@ -221,7 +228,10 @@ func TestGrantSeccomp(t *testing.T) {
 		unconfined := newThreadsGrant(t, n)
 		g := *g
 		g.opts = nil
-		g.accepts(t, unconfined.archive, func(c *harness.Container) { requireStatus(t, c, map[string]string{"Seccomp": "0"}) })
+		g.accepts(t, unconfined.archive, func(c *harness.Container) {
+			requireStatus(t, c,
+				map[string]string{"Seccomp": "0"})
+		})
 	})
 }
 
@@ -238,15 +248,19 @@ func TestGrantLSM(t *testing.T) {
 		word   string
 		change func(*imageEditor)
 	}{
-		"hat of a profile":  {codes.PermissionDenied, "mine//hat", label(func(c *creds.CredsEntry) { c.LsmProfile = proto.String("mine//hat") })},
-		"stack of profiles": {codes.PermissionDenied, "mine//&other", label(func(c *creds.CredsEntry) { c.LsmProfile = proto.String("mine//&other") })},
+		"hat of a profile": {codes.PermissionDenied, "mine//hat",
+			label(func(c *creds.CredsEntry) { c.LsmProfile = proto.String("mine//hat") })},
+		"stack of profiles": {codes.PermissionDenied, "mine//&other",
+			label(func(c *creds.CredsEntry) { c.LsmProfile = proto.String("mine//&other") })},
 		"label of sockets": {codes.PermissionDenied, "unconfined_t", label(func(c *creds.CredsEntry) {
 			c.LsmSockcreate = proto.String("unconfined_u:unconfined_r:unconfined_t:s0")
 		})},
-		"policy in the credentials": {codes.PermissionDenied, "process", label(func(c *creds.CredsEntry) { c.ApparmorData = []byte("policy") })},
+		"policy in the credentials": {codes.PermissionDenied, "process",
+			label(func(c *creds.CredsEntry) { c.ApparmorData = []byte("policy") })},
 		"policy of AppArmor": {codes.PermissionDenied, "apparmor.img", func(e *imageEditor) {
 			e.Add("apparmor.img", "APPARMOR", &apparmor.ApparmorEntry{Namespaces: []*apparmor.AaNamespace{{
-				Name: proto.String("evil"), Policies: []*apparmor.AaPolicy{{Name: proto.String("docker-default"), Blob: []byte("policy")}},
+				Name: proto.String("evil"), Policies: []*apparmor.AaPolicy{{Name: proto.String("docker-default"),
+					Blob: []byte("policy")}},
 			}}})
 		}},
 	} {
@@ -260,17 +274,20 @@ func TestGrantLSM(t *testing.T) {
 			e.EachThread(func(_ uint32, core *criu_core.CoreEntry) {
 				core.ThreadCore.Creds.LsmProfile = proto.String("unconfined_u:unconfined_r:unconfined_t:s0")
 			})
-			editEntry(e, "inventory.img", "INVENTORY", func(i *inventory.InventoryEntry) { i.Lsmtype = inventory.Lsmtype_SELINUX.Enum() })
+			editEntry(e, "inventory.img", "INVENTORY",
+				func(i *inventory.InventoryEntry) { i.Lsmtype = inventory.Lsmtype_SELINUX.Enum() })
 		}),
 		"profile of another engine": editImages(t, g.archive, func(e *imageEditor) {
 			e.EachThread(func(_ uint32, core *criu_core.CoreEntry) {
 				core.ThreadCore.Creds.LsmProfile = proto.String("containers-default-0.62.2")
 			})
-			editEntry(e, "inventory.img", "INVENTORY", func(i *inventory.InventoryEntry) { i.Lsmtype = inventory.Lsmtype_APPARMOR.Enum() })
+			editEntry(e, "inventory.img", "INVENTORY",
+				func(i *inventory.InventoryEntry) { i.Lsmtype = inventory.Lsmtype_APPARMOR.Enum() })
 		}),
 		"no label": editImages(t, g.archive, func(e *imageEditor) {
 			e.EachThread(func(_ uint32, core *criu_core.CoreEntry) { core.ThreadCore.Creds.LsmProfile = nil })
-			editEntry(e, "inventory.img", "INVENTORY", func(i *inventory.InventoryEntry) { i.Lsmtype = inventory.Lsmtype_NO_LSM.Enum() })
+			editEntry(e, "inventory.img", "INVENTORY",
+				func(i *inventory.InventoryEntry) { i.Lsmtype = inventory.Lsmtype_NO_LSM.Enum() })
 		}),
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -52,7 +52,8 @@ func newThreadsGrant(t *testing.T, n *harness.Node, opts ...harness.ContainerOpt
 // newFamilyGrant is newGrant for a process with a child.
 func newFamilyGrant(t *testing.T, n *harness.Node, opts ...harness.ContainerOpt) *grant {
 	t.Helper()
-	return newGrant(t, n, append(opts, harness.Shell(`sleep 100000 & i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))...)
+	return newGrant(t, n, append(opts,
+		harness.Shell(`sleep 100000 & i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))...)
 }
 
 // refuses fails the test unless the creation of a container from the doctored checkpoint is
@@ -107,13 +108,14 @@ func (g *grant) accepts(t *testing.T, archive string, use func(*harness.Containe
 // restricted is the security context that the Pod Security Standard "restricted" asks for, and a
 // root file system that cannot be written.
 func restricted(uid int64) []harness.ContainerOpt {
-	return []harness.ContainerOpt{harness.ReadonlyRootfs(), harness.Security(func(s *runtime.LinuxContainerSecurityContext) {
-		s.RunAsUser = &runtime.Int64Value{Value: uid}
-		s.RunAsGroup = &runtime.Int64Value{Value: uid}
-		s.Capabilities = &runtime.Capability{DropCapabilities: []string{"ALL"}}
-		s.NoNewPrivs = true
-		s.Seccomp = &runtime.SecurityProfile{ProfileType: runtime.SecurityProfile_RuntimeDefault}
-	})}
+	return []harness.ContainerOpt{harness.ReadonlyRootfs(),
+		harness.Security(func(s *runtime.LinuxContainerSecurityContext) {
+			s.RunAsUser = &runtime.Int64Value{Value: uid}
+			s.RunAsGroup = &runtime.Int64Value{Value: uid}
+			s.Capabilities = &runtime.Capability{DropCapabilities: []string{"ALL"}}
+			s.NoNewPrivs = true
+			s.Seccomp = &runtime.SecurityProfile{ProfileType: runtime.SecurityProfile_RuntimeDefault}
+		})}
 }
 
 // appUser is a user of the image.
@@ -121,7 +123,8 @@ const appUser = 1000
 
 // newRestrictedGrant is the grant of a pod as the Pod Security Standard "restricted" has it: a process of appUser is
 // checkpointed, and what it is given for its restore is the same.
-func newRestrictedGrant(t *testing.T, n *harness.Node, create func(*testing.T, *harness.Node, ...harness.ContainerOpt) *grant) *grant {
+func newRestrictedGrant(t *testing.T, n *harness.Node,
+	create func(*testing.T, *harness.Node, ...harness.ContainerOpt) *grant) *grant {
 	t.Helper()
 	return create(t, n, restricted(appUser)...)
 }
@@ -142,7 +145,8 @@ func (e *imageEditor) editCreds(tid uint32, change func(*creds.CredsEntry)) {
 
 // statusFields are those that say what a thread may do.
 var statusFields = []string{
-	"Name", "Pid", "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters",
+	"Name", "Pid", "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
+	"Seccomp_filters",
 }
 
 // processStatus returns proc(5)'s status of every thread in the container's cgroup, by field.

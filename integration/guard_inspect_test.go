@@ -15,8 +15,9 @@ import (
 	"github.com/cri-restore/cri-restore/internal/criu"
 )
 
-// TestGuardInspects breaks what CRIU makes, after everything was verified and forced, as a bug of CRIU, runc or the plugin would: a root that can be written,
-// a capability, a user more. What comes back is killed before it has run, and the start says why. A node that only audits runs it and counts it.
+// TestGuardInspects breaks what CRIU makes, after everything was verified and forced, as a bug of CRIU, runc or the
+// plugin would: a root that can be written, a capability, a user more. What comes back is killed before it has run, and
+// the start says why. A node that only audits runs it and counts it.
 func TestGuardInspects(t *testing.T) {
 	t.Parallel()
 	address := freeAddress(t)
@@ -39,7 +40,10 @@ func TestGuardInspects(t *testing.T) {
 		}, []string{"mount /sys", "nodev"}, "mounts"},
 		"capability": {raiseBounding, []string{"process 1", "CapBnd"}, "credentials"},
 		"group of the last process": {func(e *imageEditor) {
-			e.Core(e.LastProcess(), func(c *criu_core.CoreEntry) { c.ThreadCore.Creds.Groups = append(c.ThreadCore.Creds.Groups, 4242) })
+			e.Core(e.LastProcess(), func(c *criu_core.CoreEntry) {
+				c.ThreadCore.Creds.Groups = append(c.ThreadCore.Creds.Groups,
+					4242)
+			})
 		}, []string{"groups", "4242"}, "credentials"},
 		"no_new_privs": {func(e *imageEditor) {
 			e.EachThread(func(_ uint32, c *criu_core.CoreEntry) { setNumber(c.ThreadCore.Creds, credsNoNewPrivs, 0) })
@@ -53,7 +57,8 @@ func TestGuardInspects(t *testing.T) {
 	if v, err := criu.CheckVersion(t.Context(), n.Tools().CRIU); err != nil {
 		t.Fatal(err)
 	} else if v < 40200 {
-		delete(cases, "writable root") // of which this CRIU takes no flag from the image: it is read-only as the guard has made its source
+		// of which this CRIU takes no flag from the image: it is read-only as the guard has made its source
+		delete(cases, "writable root")
 	}
 	restore := func(t *testing.T, change func(*imageEditor)) (*harness.Container, error) {
 		t.Helper()
@@ -92,7 +97,8 @@ func TestGuardInspects(t *testing.T) {
 			c.Remove()
 			forgetLog(t, c)
 			waitDaemonLog(t, n, append(tc.words, "would have killed", c.ID)...)
-			if got := metric(t, address, `containerd_cri_restore_inspection_findings_total{check="`+tc.check+`"}`); got == "" || got == "0" {
+			if got := metric(t, address, `containerd_cri_restore_inspection_findings_total{check="`+tc.check+`"}`); got == "" ||
+				got == "0" {
 				t.Errorf("findings: %q", got)
 			}
 		})
@@ -121,7 +127,8 @@ func TestGuardInspectsSharedPID(t *testing.T) {
 	requireContinues(t, pod.Run("honest", archive), counted)
 }
 
-// breakImages changes the images that CRIU is going to read: those that the plugin has written for it, and the checkpoint's own.
+// breakImages changes the images that CRIU is going to read: those that the plugin has written for it, and the
+// checkpoint's own.
 func breakImages(t *testing.T, n *harness.Node, c *harness.Container, change func(*imageEditor)) {
 	t.Helper()
 	dir := filepath.Join(n.Root(), "io.containerd.cri.v1.restore", c.Status().GetAnnotations()["org.criu.restore/id"])

@@ -15,11 +15,13 @@ import (
 	"github.com/cri-restore/cri-restore/internal/guard"
 )
 
-// out leads from CRIU's directory of images, which it has open as this descriptor while it opens files, to the host's root.
+// out leads from CRIU's directory of images, which it has open as this descriptor while it opens files, to the host's
+// root.
 const out = "/proc/self/fd/126/../../../../../../../../../../../../../.."
 
-// TestGuardLinks has somebody else replace a directory of a volume by a link between the creation of a container and its
-// start. CRIU, which would open what is behind it as the host's root, does not follow it, on a node that only audits neither.
+// TestGuardLinks has somebody else replace a directory of a volume by a link between the creation of a container and
+// its start. CRIU, which would open what is behind it as the host's root, does not follow it, on a node that only
+// audits neither.
 func TestGuardLinks(t *testing.T) {
 	t.Parallel()
 	for mode, config := range map[string]string{"strict": allowArchives, "audit": broughtToCRIU} {
@@ -44,7 +46,8 @@ func testGuardLinks(t *testing.T, n *harness.Node, script string) {
 	for _, d := range []string{dir, host} {
 		writeFile(t, filepath.Join(d, "victim"), "of "+filepath.Base(host)+"\n")
 	}
-	g := newGrant(t, n, harness.Mount(volume, "/mnt", false), harness.Shell(script+`i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))
+	g := newGrant(t, n, harness.Mount(volume, "/mnt", false),
+		harness.Shell(script+`i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))
 	for what, target := range map[string]string{"to the host": out + host, "in the volume": "elsewhere"} {
 		t.Run(what, func(t *testing.T) {
 			before := n.Inventory(t)
@@ -77,7 +80,8 @@ func testGuardLinks(t *testing.T, n *harness.Node, script string) {
 	g.accepts(t, g.archive, nil)
 }
 
-// TestGuardFollows restores processes that open files through links at every moment: none may ever see that CRIU must not.
+// TestGuardFollows restores processes that open files through links at every moment: none may ever see that CRIU must
+// not.
 func TestGuardFollows(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOn))
@@ -114,9 +118,11 @@ func TestGuardFollows(t *testing.T) {
 // noLinks is an NRI plugin that gives containers a volume in which links are not followed.
 type noLinks struct{ volume string }
 
-func (o *noLinks) CreateContainer(context.Context, *api.PodSandbox, *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+func (o *noLinks) CreateContainer(context.Context, *api.PodSandbox, *api.Container) (*api.ContainerAdjustment,
+	[]*api.ContainerUpdate, error) {
 	adjust := &api.ContainerAdjustment{}
-	adjust.AddMount(&api.Mount{Destination: "/nolinks", Type: "bind", Source: o.volume, Options: []string{"bind", "ro", "nosymfollow"}})
+	adjust.AddMount(&api.Mount{Destination: "/nolinks", Type: "bind", Source: o.volume,
+		Options: []string{"bind", "ro", "nosymfollow"}})
 	return adjust, nil, nil
 }
 
@@ -140,19 +146,21 @@ func TestGuardKeeps(t *testing.T) {
 	defer plugin.Stop()
 	g := newGrant(t, n, harness.Mount(volume, "/links", true))
 	g.accepts(t, g.archive, func(c *harness.Container) {
-		ordinary := g.pod.Run("ordinary", n.Image(harness.Busybox), append([]harness.ContainerOpt{harness.Counting()}, g.opts...)...)
+		ordinary := g.pod.Run("ordinary", n.Image(harness.Busybox),
+			append([]harness.ContainerOpt{harness.Counting()}, g.opts...)...)
 		sameMounts(t, c, ordinary)
 		ordinary.Remove()
 		forgetLog(t, ordinary)
-		if _, stderr, code, err := c.TryExec("cat", "/nolinks/link"); err != nil || code == 0 || !strings.Contains(stderr, "Too many levels") && !strings.Contains(stderr, "loop") {
+		if _, stderr, code, err := c.TryExec("cat", "/nolinks/link"); err != nil || code == 0 ||
+			!strings.Contains(stderr, "Too many levels") && !strings.Contains(stderr, "loop") {
 			t.Errorf("a link in the pod's volume: %q, %d, %v", stderr, code, err)
 		}
 		c.Exec("cat", "/links/link")
 	})
 }
 
-// TestGuardMissing has a node without the program: it restores nothing and says why. One whose program goes away fails the
-// restores that are begun, and no process has run then.
+// TestGuardMissing has a node without the program: it restores nothing and says why. One whose program goes away fails
+// the restores that are begun, and no process has run then.
 func TestGuardMissing(t *testing.T) {
 	t.Parallel()
 	// Our programs in a place of their own, in which some can be missing.
@@ -164,8 +172,10 @@ func TestGuardMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	path := "PATH=" + bin + ":" + filepath.Dir(tools.CRIU) + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	n := harness.New(t, harness.WithBinary(filepath.Join(bin, "containerd")), harness.WithEnv(path), harness.WithRestoreConfig(allowArchives))
+	path := "PATH=" + bin + ":" + filepath.Dir(tools.CRIU) +
+		":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	n := harness.New(t, harness.WithBinary(filepath.Join(bin, "containerd")), harness.WithEnv(path),
+		harness.WithRestoreConfig(allowArchives))
 	requirePlugin(t, n, "ok", "guard_path "+filepath.Join(bin, guard.Program))
 	archive, counted := countingCheckpoint(t, n)
 	pod := n.Pod(t)

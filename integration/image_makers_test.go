@@ -70,7 +70,8 @@ func TestImageIndex(t *testing.T) {
 	n := harness.New(t)
 	archive, counted := countingCheckpoint(t, n)
 	img := hostileImage(t, entriesOf(t, archive))
-	index := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}})
+	index := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: img,
+		Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}})
 	n.Registry().PushIndex("index:1", index)
 	n.Pull(n.Image("index:1"))
 	requireContinues(t, n.Pod(t).Run("restored", n.Image("index:1")), counted)
@@ -86,11 +87,16 @@ func TestAttackNested(t *testing.T) {
 		code  codes.Code
 		words []string
 	}{
-		"link":      {[]tarEntry{inOnePiece(withEntries(a.honest, specialEntry('2', "checkpoint/parent", "/")))}, codes.InvalidArgument, []string{"parent", "link"}},
-		"leaves":    {[]tarEntry{inOnePiece(append(a.honest, regularEntry("../x", "x")))}, codes.InvalidArgument, []string{`"../x"`}},
-		"large":     {[]tarEntry{inOnePiece(append(a.honest, regularEntry("large", string(make([]byte, 32<<20)))))}, codes.ResourceExhausted, []string{"max_archive_size"}},
-		"in itself": {[]tarEntry{inOnePiece([]tarEntry{inOnePiece(a.honest)})}, codes.InvalidArgument, []string{"config.dump is missing"}},
-		"damaged":   {[]tarEntry{regularEntry("x.gz", "\x1f\x8b\x08damaged")}, codes.InvalidArgument, []string{"ends too early"}},
+		"link": {[]tarEntry{inOnePiece(withEntries(a.honest, specialEntry('2', "checkpoint/parent", "/")))},
+			codes.InvalidArgument, []string{"parent", "link"}},
+		"leaves": {[]tarEntry{inOnePiece(append(a.honest, regularEntry("../x", "x")))}, codes.InvalidArgument,
+			[]string{`"../x"`}},
+		"large": {[]tarEntry{inOnePiece(append(a.honest, regularEntry("large", string(make([]byte, 32<<20)))))},
+			codes.ResourceExhausted, []string{"max_archive_size"}},
+		"in itself": {[]tarEntry{inOnePiece([]tarEntry{inOnePiece(a.honest)})}, codes.InvalidArgument,
+			[]string{"config.dump is missing"}},
+		"damaged": {[]tarEntry{regularEntry("x.gz", "\x1f\x8b\x08damaged")}, codes.InvalidArgument,
+			[]string{"ends too early"}},
 	} {
 		t.Run(what, func(t *testing.T) { a.refusesImage(t, c.all, c.code, c.words...) })
 	}

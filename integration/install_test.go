@@ -38,7 +38,8 @@ func TestInstall(t *testing.T) {
 	if got := builtVersion(t, filepath.Join(installed, "bin")); got != version {
 		t.Errorf("what is installed has version %q, want %q", got, version)
 	}
-	if text, err := os.ReadFile(filepath.Join(installed, "share/cri-restore/VERSION")); err != nil || !bytes.HasPrefix(text, []byte("version="+version+"\n")) {
+	if text, err := os.ReadFile(filepath.Join(installed, "share/cri-restore/VERSION")); err != nil ||
+		!bytes.HasPrefix(text, []byte("version="+version+"\n")) {
 		t.Errorf("VERSION: %v: %s, want %s", err, text, version)
 	}
 	list, err := os.ReadFile(filepath.Join(root, "etc/systemd/system/containerd.service.d/cri-restore.conf"))
@@ -56,7 +57,8 @@ func TestInstall(t *testing.T) {
 	}
 
 	n := harness.New(t)
-	if out := n.Ctr("plugins", "ls", "-d", "id==restore"); !regexp.MustCompile(`version +` + regexp.QuoteMeta(version) + `\n`).MatchString(out) {
+	if out := n.Ctr("plugins", "ls", "-d", "id==restore"); !regexp.MustCompile(`version +` + regexp.QuoteMeta(version) +
+		`\n`).MatchString(out) {
 		t.Errorf("the plugin does not say version %s:\n%s", version, out)
 	}
 	checkpoint, counted := countingCheckpoint(t, n)
@@ -69,7 +71,8 @@ func TestInstall(t *testing.T) {
 	}
 	pod := n.Pod(t)
 	c := pod.Create("restored", image)
-	if out, err := uninstall("--dry-run"); err == nil || !strings.Contains(out, "not started") || !strings.Contains(out, c.ID) {
+	if out, err := uninstall("--dry-run"); err == nil || !strings.Contains(out, "not started") ||
+		!strings.Contains(out, c.ID) {
 		t.Errorf("with a container that waits for its restore: %v:\n%s", err, out)
 	}
 	c.Start()
@@ -119,8 +122,8 @@ func builtVersion(t *testing.T, bin string) string {
 	return version
 }
 
-// archived makes the archive as make dist does, in a folder of its own to which the programs of another are copied: with
-// their version there is little to build.
+// archived makes the archive as make dist does, in a folder of its own to which the programs of another are copied:
+// with their version there is little to build.
 func archived(t *testing.T, from, version string) (bin, archive string) {
 	t.Helper()
 	repo, err := harness.Repo()

@@ -50,7 +50,8 @@ func unthrottle(t *testing.T, c *harness.Container) {
 		t.Fatalf("no cgroup of container %s matches %s", c.ID, pattern)
 	}
 	for _, file := range groups {
-		if err := os.WriteFile(file, []byte(unlimited), 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		if err := os.WriteFile(file, []byte(unlimited), 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) &&
+			!errors.Is(err, unix.ENODEV) {
 			t.Fatal(err)
 		}
 	}
@@ -108,7 +109,8 @@ func requireKilled(t *testing.T, c *harness.Container, says string) {
 	t.Helper()
 	st := c.WaitExited()
 	if st.GetExitCode() == 0 || st.GetReason() != "RestoreError" || !strings.Contains(st.GetMessage(), says) {
-		t.Errorf("status: exit code %d, %s, %q, want another, RestoreError, %q", st.GetExitCode(), st.GetReason(), st.GetMessage(), says)
+		t.Errorf("status: exit code %d, %s, %q, want another, RestoreError, %q", st.GetExitCode(), st.GetReason(),
+			st.GetMessage(), says)
 	}
 	if text := bad(c.Log()); text != "" {
 		t.Errorf("the process has seen memory that never was: %s", text)
@@ -120,7 +122,8 @@ func requireKilled(t *testing.T, c *harness.Container, says string) {
 func forgetSockets(t *testing.T, n *harness.Node, before harness.Inventory) {
 	t.Helper()
 	for _, file := range n.Inventory(t).Keys(harness.KindFile) {
-		if filepath.Dir(file) == filepath.Join(filepath.Dir(n.State()), "s") && !slices.Contains(before.Keys(harness.KindFile), file) {
+		if filepath.Dir(file) == filepath.Join(filepath.Dir(n.State()), "s") &&
+			!slices.Contains(before.Keys(harness.KindFile), file) {
 			if err := os.Remove(file); err != nil {
 				t.Error(err)
 			}
@@ -128,11 +131,13 @@ func forgetSockets(t *testing.T, n *harness.Node, before harness.Inventory) {
 	}
 }
 
-// TestLazyCrash kills each part of a lazy restore while memory arrives, and stops, removes and checkpoints the container then.
+// TestLazyCrash kills each part of a lazy restore while memory arrives, and stops, removes and checkpoints the
+// container then.
 func TestLazyCrash(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOn))
-	// So much that it is still arriving when the start has returned: until then the page server is in no cgroup that holds it back.
+	// So much that it is still arriving when the start has returned: until then the page server is in no cgroup that holds
+	// it back.
 	archive, counted := pagesCheckpoint(t, n, "768", "1", "fork")
 	image := publishedImageOf(t, n, archive, "")
 

@@ -71,7 +71,8 @@ func TestLazyWithoutUserfaultfd(t *testing.T) {
 	// A CRIU that finds no userfaultfd, and is the real one otherwise.
 	dir := t.TempDir()
 	criu := filepath.Join(dir, "criu")
-	script := "#!/bin/sh\ncase \"$*\" in *uffd*) echo 'Error (criu/cr-check.c:1): UFFD is not supported' >&2; exit 1;; esac\nexec " + harness.Require(t).CRIU + " \"$@\"\n"
+	script := "#!/bin/sh\ncase \"$*\" in *uffd*) echo 'Error (criu/cr-check.c:1): UFFD is not supported' >&2; exit 1;; " +
+		"esac\nexec " + harness.Require(t).CRIU + " \"$@\"\n"
 	if err := os.WriteFile(criu, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -6,8 +6,8 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// TestLazyReserve restores programs that have reserved 8 TiB of address space: eagerly, whatever was asked for, where the kernel would refuse a lazy
-// restore what it needs, and lazily where the reservation does not count.
+// TestLazyReserve restores programs that have reserved 8 TiB of address space: eagerly, whatever was asked for, where
+// the kernel would refuse a lazy restore what it needs, and lazily where the reservation does not count.
 func TestLazyReserve(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives+"\n"+lazyOn+"\n"))

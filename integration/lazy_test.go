@@ -75,11 +75,13 @@ func containsAll(text string, words ...string) bool {
 func TestLazyRestore(t *testing.T) {
 	t.Parallel()
 	for snapshotter, cases := range map[string][]lazyRestore{
-		"overlayfs": {{"one process", []string{"256", "1"}}, {"several processes", []string{"64", "4"}}, {"forks", []string{"128", "2", "fork"}}},
-		"native":    {{"one process", []string{"64", "1"}}},
+		"overlayfs": {{"one process", []string{"256", "1"}}, {"several processes", []string{"64", "4"}},
+			{"forks", []string{"128", "2", "fork"}}},
+		"native": {{"one process", []string{"64", "1"}}},
 	} {
 		t.Run(snapshotter, func(t *testing.T) {
-			n := harness.New(t, harness.WithSnapshotter(snapshotter), harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOn))
+			n := harness.New(t, harness.WithSnapshotter(snapshotter), harness.WithRestoreConfig(allowArchives),
+				harness.WithRestoreConfig(lazyOn))
 			testLazyRestore(t, n, snapshotter, cases)
 		})
 	}
@@ -95,7 +97,8 @@ func testLazyRestore(t *testing.T, n *harness.Node, snapshotter string, cases []
 	t.Helper()
 	for _, tc := range cases {
 		archive, counted := pagesCheckpoint(t, n.In(t), tc.mode...)
-		for source, name := range map[string]string{"archive": archive, "image": publishedImageOf(t, n, archive, snapshotter)} {
+		for source, name := range map[string]string{"archive": archive,
+			"image": publishedImageOf(t, n, archive, snapshotter)} {
 			t.Run(tc.name+" from "+source, func(t *testing.T) {
 				n := n.In(t)
 				before := n.Inventory(t)

@@ -18,15 +18,17 @@ import (
 // loadRestores is how many restores there are at once in the tests of load.
 const loadRestores = 32
 
-const runningSeries, waitingSeries = `containerd_cri_restore_concurrent_restores{state="running"}`, `containerd_cri_restore_concurrent_restores{state="waiting"}`
+const runningSeries, waitingSeries = `containerd_cri_restore_concurrent_restores{state="running"}`,
+	`containerd_cri_restore_concurrent_restores{state="waiting"}`
 
-// TestLoad asks for 32 restores at once, half of them of one image, the others of an archive and of four more images, eager
-// and lazy. No more work at a time than the configuration says, all succeed, and ordinary containers are created and
-// started meanwhile without standing in that queue.
+// TestLoad asks for 32 restores at once, half of them of one image, the others of an archive and of four more images,
+// eager and lazy. No more work at a time than the configuration says, all succeed, and ordinary containers are created
+// and started meanwhile without standing in that queue.
 func TestLoad(t *testing.T) {
 	address := freeAddress(t)
 	// All pods are of one namespace, which leaves one turn to others: two restores work at a time.
-	n := harness.New(t, harness.WithRestoreConfig(chaosConfig+"\nmax_concurrent_restores = 3\n"), harness.WithLogLevel("info"),
+	n := harness.New(t, harness.WithRestoreConfig(chaosConfig+"\nmax_concurrent_restores = 3\n"),
+		harness.WithLogLevel("info"),
 		harness.WithConfig(fmt.Sprintf("[plugins.'io.containerd.server.v1.metrics']\naddress = %q\n", address)))
 	type source struct {
 		name    string
@@ -120,7 +122,8 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// TestLoadGivesUp: who waits for a turn in vain is told so before the deadline, and whose caller has gone leaves the queue.
+// TestLoadGivesUp: who waits for a turn in vain is told so before the deadline, and whose caller has gone leaves the
+// queue.
 func TestLoadGivesUp(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(broughtToCRIU+"\nmax_concurrent_restores = 1\n"))

@@ -59,8 +59,8 @@ func pinnedIn(t *testing.T, n *harness.Node, id string) bool {
 	return listed
 }
 
-// TestOrdinaryAnnotations gives ordinary containers the annotations of restored ones. Whether the plugin is on or not, and
-// whenever they were created, they are ordinary containers.
+// TestOrdinaryAnnotations gives ordinary containers the annotations of restored ones. Whether the plugin is on or not,
+// and whenever they were created, they are ordinary containers.
 func TestOrdinaryAnnotations(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)
@@ -83,7 +83,8 @@ func TestOrdinaryAnnotations(t *testing.T) {
 		{"on", nil},
 		{"off", []harness.Option{harness.WithRestoreConfig("enable = false")}},
 		{"absent", []harness.Option{harness.WithConfig(`disabled_plugins = ["io.containerd.cri.v1.restore"]`)}},
-		{"no CRIU", []harness.Option{harness.WithConfig(`disabled_plugins = []`), harness.WithRestoreConfig("enable = true"), harness.WithCRIU(false)}},
+		{"no CRIU", []harness.Option{harness.WithConfig(`disabled_plugins = []`), harness.WithRestoreConfig("enable = true"),
+			harness.WithCRIU(false)}},
 		{"on again", []harness.Option{harness.WithCRIU(true)}},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
@@ -120,8 +121,8 @@ func TestOrdinaryAnnotations(t *testing.T) {
 	}
 }
 
-// TestOrdinaryLooksLikeACheckpoint creates containers of ordinary images that have inherited the marks of a checkpoint. On every
-// node, under every policy, they are ordinary; a checkpoint is refused there.
+// TestOrdinaryLooksLikeACheckpoint creates containers of ordinary images that have inherited the marks of a checkpoint.
+// On every node, under every policy, they are ordinary; a checkpoint is refused there.
 func TestOrdinaryLooksLikeACheckpoint(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)
@@ -148,11 +149,15 @@ func TestOrdinaryLooksLikeACheckpoint(t *testing.T) {
 		ctr  []harness.ContainerOpt
 		code codes.Code // of a checkpoint
 	}{
-		{"allowed_images", []harness.Option{harness.WithRestoreConfig(`allowed_images = ["registry.example.com/**"]`)}, nil, nil, codes.PermissionDenied},
-		{"allowed_namespaces", []harness.Option{harness.WithRestoreConfig("allowed_images = [\"**\"]\nallowed_namespaces = [\"batch\"]")}, nil, nil, codes.PermissionDenied},
+		{"allowed_images", []harness.Option{harness.WithRestoreConfig(`allowed_images = ["registry.example.com/**"]`)}, nil,
+			nil, codes.PermissionDenied},
+		{"allowed_namespaces", []harness.Option{harness.WithRestoreConfig("allowed_images = [\"**\"]\nallowed_namespaces " +
+			"= [\"batch\"]")}, nil, nil, codes.PermissionDenied},
 		{"annotations", []harness.Option{harness.WithRestoreConfig(`allowed_namespaces = ["*"]`)},
-			[]harness.PodOpt{harness.PodAnnotation("org.criu.config", "/x"), harness.PodAnnotation("org.criu.restore/lazy-pages", "on")},
-			[]harness.ContainerOpt{harness.Annotation("org.criu.config", "/x"), harness.Annotation("org.criu.restore/note", "x")}, codes.InvalidArgument},
+			[]harness.PodOpt{harness.PodAnnotation("org.criu.config", "/x"),
+				harness.PodAnnotation("org.criu.restore/lazy-pages", "on")},
+			[]harness.ContainerOpt{harness.Annotation("org.criu.config", "/x"),
+				harness.Annotation("org.criu.restore/note", "x")}, codes.InvalidArgument},
 		{"no CRIU", []harness.Option{harness.WithCRIU(false)}, nil, nil, codes.FailedPrecondition},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -174,8 +179,8 @@ func TestOrdinaryLooksLikeACheckpoint(t *testing.T) {
 	restored(t, n.Pod(t), checkpoint, counted)
 }
 
-// TestDetectTwins has two references of one image, of which one has the annotation. What is asked for decides, whichever
-// was pulled last.
+// TestDetectTwins has two references of one image, of which one has the annotation. What is asked for decides,
+// whichever was pulled last.
 func TestDetectTwins(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)

@@ -50,7 +50,8 @@ func TestOrdinaryContainer(t *testing.T) {
 	if _, _, code, err := c.TryExec("/bin/sh", "-c", "exit 7"); err != nil || code != 7 {
 		t.Errorf("exec of exit 7: got code %d, error %v", code, err)
 	}
-	if cmdline, err := os.ReadFile(path.Join("/proc", strconv.Itoa(c.Pid()), "cmdline")); err != nil || !strings.Contains(string(cmdline), "count $i") {
+	if cmdline, err := os.ReadFile(path.Join("/proc", strconv.Itoa(c.Pid()), "cmdline")); err != nil ||
+		!strings.Contains(string(cmdline), "count $i") {
 		t.Errorf("command line of pid %d: got %q, error %v", c.Pid(), cmdline, err)
 	}
 
@@ -164,7 +165,8 @@ func TestOrdinaryCheckpoint(t *testing.T) {
 		archive := c.Checkpoint("")
 		n.RequireNoLeak(t, before)
 		names := tarNames(t, archive)
-		for _, want := range []string{"config.dump", "spec.dump", "status.dump", "checkpoint/inventory.img", "checkpoint/pstree.img"} {
+		for _, want := range []string{"config.dump", "spec.dump", "status.dump", "checkpoint/inventory.img",
+			"checkpoint/pstree.img"} {
 			if !names[want] {
 				t.Errorf("%s has no %s, but %v", archive, want, names)
 			}

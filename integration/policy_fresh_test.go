@@ -32,7 +32,8 @@ allowed_namespaces = ["default"]`))
 			t.Errorf("the log begins with %q", lines[0])
 		}
 		a := c.Status().GetAnnotations()
-		if !strings.Contains(a["org.criu.restore/started-fresh"], why) || a["org.criu.restore/checkpoint-image"] != checkpoint || a["org.criu.restore/id"] != "" {
+		if !strings.Contains(a["org.criu.restore/started-fresh"], why) ||
+			a["org.criu.restore/checkpoint-image"] != checkpoint || a["org.criu.restore/id"] != "" {
 			t.Errorf("annotations %v", a)
 		}
 		n.Restart() // it is an ordinary container to the next containerd too

@@ -33,7 +33,8 @@ runtime_type = "io.containerd.runc.v2"
 	pod := n.Pod(t, harness.PodHandler("other"))
 	ordinary(t, pod, n.Image(harness.Busybox))
 	for _, checkpoint := range []string{image, archive} {
-		refused(t, pod, checkpoint, codes.FailedPrecondition, `runtime handler "other"`, "io.containerd.other.v1", "io.containerd.runc.v2", "another runtime class")
+		refused(t, pod, checkpoint, codes.FailedPrecondition, `runtime handler "other"`, "io.containerd.other.v1",
+			"io.containerd.runc.v2", "another runtime class")
 	}
 	restored(t, n.Pod(t, harness.PodHandler("second")), image, counted)
 	restored(t, n.Pod(t), image, counted)
@@ -58,11 +59,14 @@ func TestPolicyUserNamespace(t *testing.T) {
 	}
 	mapping := []*runtime.IDMapping{{HostId: 100000, ContainerId: 0, Length: 65536}}
 	userns := &runtime.UserNamespace{Mode: runtime.NamespaceMode_POD, Uids: mapping, Gids: mapping}
-	pod, err := n.TryPod(t, func(s *harness.PodSpec) { s.Config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = userns })
+	pod, err := n.TryPod(t,
+		func(s *harness.PodSpec) { s.Config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = userns })
 	if err != nil {
 		t.Fatal(err)
 	}
-	inUserns := harness.Security(func(s *runtime.LinuxContainerSecurityContext) { s.NamespaceOptions.UsernsOptions = userns })
+	inUserns := harness.Security(func(s *runtime.LinuxContainerSecurityContext) {
+		s.NamespaceOptions.UsernsOptions = userns
+	})
 	ordinary(t, pod, n.Image(harness.Busybox), inUserns)
 	before := n.Inventory(t)
 	_, err = pod.TryCreate("restored", archive, inUserns)

@@ -92,7 +92,8 @@ func TestPolicyOff(t *testing.T) {
 	requireRefused(t, prepared.TryStart(), codes.FailedPrecondition, prepared.ID, "enable = false")
 	prepared.Remove()
 
-	n.Reconfigure(harness.WithRestoreConfig(`enable = true`), harness.WithConfig(`disabled_plugins = ["io.containerd.cri.v1.restore"]`))
+	n.Reconfigure(harness.WithRestoreConfig(`enable = true`),
+		harness.WithConfig(`disabled_plugins = ["io.containerd.cri.v1.restore"]`))
 	requirePlugin(t, n, "")
 	likeStock(t)
 	n.Reconfigure(harness.WithConfig(`disabled_plugins = []`))
@@ -115,7 +116,9 @@ func TestPolicyUnable(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken := t.TempDir()
-	if err := os.WriteFile(filepath.Join(broken, "criu"), []byte("#!/bin/sh\n[ $1 != check ] || { echo 'Error: the kernel is too old' >&2; exit 1; }\necho Version: 4.1.1\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(broken, "criu"),
+		[]byte("#!/bin/sh\n[ $1 != check ] || { echo 'Error: the kernel is too old' >&2; exit 1; }\necho Version: 4.1.1\n"),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
 	path := func(dir string) harness.Option { return harness.WithEnv("PATH=" + dir + ":" + n.Tools().Path()) }
@@ -126,9 +129,11 @@ func TestPolicyUnable(t *testing.T) {
 		words  []string
 	}{
 		{"no CRIU", []harness.Option{harness.WithCRIU(false)}, "skip", []string{"no criu in PATH", "install CRIU"}},
-		{"old CRIU", []harness.Option{harness.WithCRIU(true), path(old)}, "skip", []string{old + "/criu", "3.17.1", "install a newer CRIU"}},
+		{"old CRIU", []harness.Option{harness.WithCRIU(true), path(old)}, "skip",
+			[]string{old + "/criu", "3.17.1", "install a newer CRIU"}},
 		{"CRIU that fails", []harness.Option{path(broken)}, "ok", []string{broken + "/criu"}},
-		{"bad values", []harness.Option{path("/nonexistent"), harness.WithRestoreConfig("allowed_images = [\"[\"]\nbase_image_pull_timeout = \"soon\"\nmax_entries = 0")},
+		{"bad values", []harness.Option{path("/nonexistent"),
+			harness.WithRestoreConfig("allowed_images = [\"[\"]\nbase_image_pull_timeout = \"soon\"\nmax_entries = 0")},
 			"error", []string{"allowed_images", "base_image_pull_timeout", "soon", "max_entries", "invalid configuration"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -148,15 +153,16 @@ func TestPolicyUnable(t *testing.T) {
 		})
 	}
 	dropped.Remove() // what its restore needed goes when the plugin is back
-	n.Reconfigure(harness.WithRestoreConfig("allowed_images = [\"**\"]\nbase_image_pull_timeout = \"30m\"\nmax_entries = 250000"))
+	n.Reconfigure(harness.WithRestoreConfig("allowed_images = [\"**\"]\nbase_image_pull_timeout = \"30m\"\nmax_entries " +
+		"= 250000"))
 	requirePlugin(t, n, "ok")
 	restored(t, pod, image, counted)
 	prepared.Start()
 	requireContinues(t, prepared, counted)
 }
 
-// TestPolicyLoopback starts containerd before the loopback interface is up, which CRIU does not get on with. Nothing but
-// the interface has to be mended.
+// TestPolicyLoopback starts containerd before the loopback interface is up, which CRIU does not get on with. Nothing
+// but the interface has to be mended.
 func TestPolicyLoopback(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))

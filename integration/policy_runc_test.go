@@ -11,15 +11,16 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// TestPolicyRunc restores with no runc that is known to be bound by a link in the root file system to another directory of the node
-// (CVE-2026-119101), by handler. Ordinary containers run with it. When it was exchanged for a newer one, checkpoints are
-// restored without a restart of containerd.
+// TestPolicyRunc restores with no runc that is known to be bound by a link in the root file system to another directory
+// of the node (CVE-2026-119101), by handler. Ordinary containers run with it. When it was exchanged for a newer one,
+// checkpoints are restored without a restart of containerd.
 func TestPolicyRunc(t *testing.T) {
 	t.Parallel()
 	binary, tools := filepath.Join(t.TempDir(), "other-runc"), harness.Require(t)
 	install := func(version string) {
 		t.Helper()
-		script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" != --version ] || { echo runc version %s; exit; }\nexec %s \"$@\"\n", version, filepath.Join(tools.Bin, "runc"))
+		script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" != --version ] || { echo runc version %s; exit; }\nexec %s \"$@\"\n",
+			version, filepath.Join(tools.Bin, "runc"))
 		if err := os.WriteFile(binary+".new", []byte(script), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +36,8 @@ func TestPolicyRunc(t *testing.T) {
 		BinaryName = '%s'
 		Root = '%s'
 	`, binary, filepath.Join(t.TempDir(), "root"))))
-	requirePlugin(t, n, "ok", "runc_runc "+filepath.Join(tools.Bin, "runc")+" 1.", "runc_other unusable: "+binary+" is runc 1.4.3", "install runc 1.4.4")
+	requirePlugin(t, n, "ok", "runc_runc "+filepath.Join(tools.Bin, "runc")+" 1.",
+		"runc_other unusable: "+binary+" is runc 1.4.3", "install runc 1.4.4")
 	archive, counted := countingCheckpoint(t, n)
 	pod := n.Pod(t, harness.PodHandler("other"))
 	ordinary(t, pod, n.Image(harness.Busybox))

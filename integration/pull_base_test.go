@@ -69,7 +69,8 @@ func requirePulledByDigest(t *testing.T, f *front, repository string, img v1.Ima
 			t.Errorf("%s was sent %d times, want once", request, count)
 		}
 	}
-	for _, part := range []string{"/manifests/" + digestOf(t, img), "/blobs/" + idOf(t, img), "/blobs/" + lastLayer(t, img)} {
+	for _, part := range []string{"/manifests/" + digestOf(t, img), "/blobs/" + idOf(t, img),
+		"/blobs/" + lastLayer(t, img)} {
 		if seen["GET /v2/"+repository+part] == 0 {
 			t.Errorf("%s was not got", part)
 		}
@@ -120,7 +121,8 @@ func TestPullBase(t *testing.T) {
 		for _, reference := range []string{reference, n.front.ref(repository + ":1@" + digestOf(t, img))} {
 			image := n.checkpointOn(t, tag, reference)
 			c := restored(t, n.Pod(t), image, n.counted)
-			if got, want := c.Status().GetAnnotations()["org.criu.restore/base-image"], n.front.ref(repository+"@"+digestOf(t, img)); got != want {
+			if got, want := c.Status().GetAnnotations()["org.criu.restore/base-image"],
+				n.front.ref(repository+"@"+digestOf(t, img)); got != want {
 				t.Errorf("base-image: got %q, want %q", got, want)
 			}
 			if got := n.ImageStatus(tag).GetId(); got != idOf(t, other) {
@@ -188,7 +190,8 @@ func TestPullBase(t *testing.T) {
 		n := node.sub(t)
 		img, repository, _ := n.base(t)
 		const host = "registry.example"
-		writeHosts(t, n.Node, host, fmt.Sprintf("server = %q\n[host.%q]\ncapabilities = [\"pull\", \"resolve\"]\n", "http://"+host, n.front.server.URL))
+		writeHosts(t, n.Node, host, fmt.Sprintf("server = %q\n[host.%q]\ncapabilities = [\"pull\", \"resolve\"]\n",
+			"http://"+host, n.front.server.URL))
 		reference := host + "/" + repository + "@" + digestOf(t, img)
 		image := n.checkpointOn(t, host+"/"+repository+":1", reference)
 		c := restored(t, n.Pod(t), image, n.counted)

@@ -7,18 +7,24 @@ import (
 	"testing"
 )
 
-// TestPullBroken needs a base image from a registry that is broken in several ways. The error names checkpoint and image,
-// nothing is left, and when the registry is in order again so is the next try.
+// TestPullBroken needs a base image from a registry that is broken in several ways. The error names checkpoint and
+// image, nothing is left, and when the registry is in order again so is the next try.
 func TestPullBroken(t *testing.T) {
 	t.Parallel()
 	node := newPullNode(t)
 	const layerType = "application/octet-stream"
 	for name, breakIt := range map[string]func(f *front, part string, content []byte){
-		"401 for a layer": func(f *front, part string, _ []byte) { f.answer(part, http.StatusUnauthorized, "text/plain", nil) },
+		"401 for a layer": func(f *front, part string, _ []byte) {
+			f.answer(part, http.StatusUnauthorized, "text/plain",
+				nil)
+		},
 		"500 for a layer": func(f *front, part string, _ []byte) {
 			f.answer(part, http.StatusInternalServerError, "text/plain", nil)
 		},
-		"layer that is not there": func(f *front, part string, _ []byte) { f.answer(part, http.StatusNotFound, "text/plain", nil) },
+		"layer that is not there": func(f *front, part string,
+			_ []byte) {
+			f.answer(part, http.StatusNotFound, "text/plain", nil)
+		},
 		"layer that is cut off": func(f *front, part string, content []byte) {
 			f.truncate(part, layerType, content[:len(content)/2], len(content))
 		},

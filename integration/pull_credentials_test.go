@@ -69,7 +69,8 @@ func TestPullCredentials(t *testing.T) {
 		requests := len(n.front.got(""))
 		restored(t, n.Pod(t), tag, n.counted)
 		if got := len(n.front.got("")); got != requests {
-			t.Errorf("the creation of the container asked the registry %d times, want never: PullImage had pulled all", got-requests)
+			t.Errorf("the creation of the container asked the registry %d times, want never: PullImage had pulled all",
+				got-requests)
 		}
 	})
 
@@ -98,7 +99,8 @@ func TestPullCredentials(t *testing.T) {
 		requireRefused(t, err, codes.Unauthenticated, tag, reference, "pull it on this node beforehand")
 		requireAuthorization(t, other, repository, "")
 		pod := n.Pod(t)
-		refused(t, pod, tag, codes.Unauthenticated, tag, reference, "no credentials of a pull secret", "pull it on this node beforehand")
+		refused(t, pod, tag, codes.Unauthenticated, tag, reference, "no credentials of a pull secret",
+			"pull it on this node beforehand")
 		requireAuthorization(t, other, repository, "")
 
 		n.PullAs(reference, otherUser, otherPassword)
@@ -174,7 +176,8 @@ func TestPullNodeCredentials(t *testing.T) {
 	known := newFront(t, harness.NewRegistry(t))
 	known.registry.RequireAuth(user, password)
 	node := newPullNode(t, harness.WithConfig(fmt.Sprintf(
-		"[plugins.'io.containerd.cri.v1.images'.registry.configs.%q.auth]\nusername = %q\npassword = %q\n", known.host(), user, password)))
+		"[plugins.'io.containerd.cri.v1.images'.registry.configs.%q.auth]\nusername = %q\npassword = %q\n", known.host(),
+		user, password)))
 
 	t.Run("registry.configs", func(t *testing.T) {
 		n := node.sub(t)
@@ -193,7 +196,8 @@ func TestPullNodeCredentials(t *testing.T) {
 		pod := n.Pod(t)
 		refused(t, pod, image, codes.Unauthenticated, reference)
 		requireAuthorization(t, n.front, repository, "")
-		writeHosts(t, n.Node, n.front.host(), fmt.Sprintf("server = %[1]q\n[host.%[1]q]\ncapabilities = [\"pull\", \"resolve\"]\n[host.%[1]q.header]\nAuthorization = %[2]q\n",
+		writeHosts(t, n.Node, n.front.host(), fmt.Sprintf("server = %[1]q\n[host.%[1]q]\ncapabilities = [\"pull\", "+
+			"\"resolve\"]\n[host.%[1]q.header]\nAuthorization = %[2]q\n",
 			n.front.server.URL, basic(otherUser, otherPassword)))
 		restored(t, pod, image, n.counted)
 		requireAuthorization(t, n.front, repository, basic(otherUser, otherPassword))

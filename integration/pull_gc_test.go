@@ -15,7 +15,8 @@ import (
 // views are the read-only snapshots that restores have now.
 func views(t *testing.T, n *harness.Node) []string {
 	t.Helper()
-	return slices.DeleteFunc(n.Inventory(t).Keys(harness.KindSnapshot), func(key string) bool { return !strings.HasPrefix(key, "cri-restore-") })
+	return slices.DeleteFunc(n.Inventory(t).Keys(harness.KindSnapshot),
+		func(key string) bool { return !strings.HasPrefix(key, "cri-restore-") })
 }
 
 // TestPullGarbage removes images and collects garbage at every moment of a restore.
@@ -96,7 +97,8 @@ func TestPullGarbage(t *testing.T) {
 					case <-stop:
 						return
 					default:
-						_, _ = n.Images().RemoveImage(n.Context(), &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: reference}})
+						_, _ = n.Images().RemoveImage(n.Context(),
+							&runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: reference}})
 					}
 				}
 			}()

@@ -40,13 +40,17 @@ func onlyLayer(t testing.TB, archive string) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return withLayer(t, mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON), content)
+	return withLayer(t, mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1),
+		types.OCIConfigJSON), content)
 }
 
 // withLayer adds a layer, a plain tar, to an image, and makes it one for this platform.
 func withLayer(t testing.TB, img v1.Image, content []byte) v1.Image {
 	t.Helper()
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(content)),
+			nil
+	},
 		tarball.WithMediaType(types.OCILayer), tarball.WithCompressedCaching)
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +112,8 @@ func tarOf(t testing.TB, files map[string]string) []byte {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(files[name]))}); err != nil {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644,
+			Size: int64(len(files[name]))}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.WriteString(w, files[name]); err != nil {

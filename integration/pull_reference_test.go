@@ -34,7 +34,8 @@ func TestPullReference(t *testing.T) {
 			}
 			n.front.answer(part, http.StatusOK, string(mediaType), body)
 			image := n.checkpointOn(t, "base:1", reference)
-			err := refusal(t, pod, image, codes.FailedPrecondition, image, reference, "unexpected commit digest", "check it and its mirrors")
+			err := refusal(t, pod, image, codes.FailedPrecondition, image, reference, "unexpected commit digest",
+				"check it and its mirrors")
 			if ids := imageIDs(t, n.Node); slices.Contains(ids, idOf(t, other)) || slices.Contains(ids, idOf(t, img)) {
 				t.Errorf("an image came all the same: %v, error %v", ids, err)
 			}
@@ -72,8 +73,10 @@ func TestPullReference(t *testing.T) {
 		n := node.sub(t)
 		hex := strings.Repeat("a", 64)
 		for _, reference := range []string{
-			"", " ", "../../etc/passwd", "base:1", "base", "host.example/base@sha256:abc", "host.example/base@md5:" + strings.Repeat("a", 32),
-			"host.example/base@sha256:" + strings.ToUpper(hex), "http://host.example/base@sha256:" + hex, "Host/Base@sha256:" + hex,
+			"", " ", "../../etc/passwd", "base:1", "base", "host.example/base@sha256:abc",
+			"host.example/base@md5:" + strings.Repeat("a", 32),
+			"host.example/base@sha256:" + strings.ToUpper(hex), "http://host.example/base@sha256:" + hex,
+			"Host/Base@sha256:" + hex,
 			"host.example/base@sha256:" + hex + "\n", "sha256:" + hex[1:], hex + "a", "/etc/passwd", strings.Repeat("a", 5000),
 		} {
 			repository := unique("garbage") + ":1"
@@ -106,12 +109,14 @@ func TestPullByID(t *testing.T) {
 	counted := c.WaitCount(5)
 	archive := checkpointOf(t, c)
 	c.Remove()
-	if config := string(tarFile(t, archive, "config.dump")); !strings.Contains(config, `"rootfsImageRef":"`+idOf(t, base)+`"`) {
+	if config := string(tarFile(t, archive, "config.dump")); !strings.Contains(config,
+		`"rootfsImageRef":"`+idOf(t, base)+`"`) {
 		t.Fatalf("the checkpoint names its image by more than its ID: %s", config)
 	}
 	for _, image := range []string{
 		imageOf(t, n, archive),
-		publishedImageOf(t, n, rebased(t, archive, name, strings.TrimPrefix(idOf(t, base), "sha256:")), ""), // as Podman writes it
+		// as Podman writes it
+		publishedImageOf(t, n, rebased(t, archive, name, strings.TrimPrefix(idOf(t, base), "sha256:")), ""),
 	} {
 		load()
 		restored(t, pod, image, counted).Remove()

@@ -164,7 +164,8 @@ func TestPullTimeout(t *testing.T) {
 	defer release()
 	pod, name := n.Pod(t), unique("patient")
 	_, err := pod.TryCreate(name, image)
-	requireRefused(t, err, codes.DeadlineExceeded, image, reference, "not done within 1s", "pull the image on this node beforehand")
+	requireRefused(t, err, codes.DeadlineExceeded, image, reference, "not done within 1s",
+		"pull the image on this node beforehand")
 	requireNoRestore(t, n.Node)
 	release()
 	c := pod.Run(name, image)

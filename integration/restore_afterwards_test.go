@@ -25,9 +25,11 @@ func TestRestoreExec(t *testing.T) {
 	archive := checkpointOf(t, old)
 	pod.Remove()
 
-	c := n.Pod(t).Run("restored", archive, harness.Env("FROM_REQUEST", "new"), harness.Env("CHANGED", "new"), harness.WorkingDir("/data"))
+	c := n.Pod(t).Run("restored", archive, harness.Env("FROM_REQUEST", "new"), harness.Env("CHANGED", "new"),
+		harness.WorkingDir("/data"))
 	requireContinues(t, c, counted)
-	if got := strings.TrimSpace(c.Exec("/bin/sh", "-c", `echo "$FROM_IMAGE $FROM_REQUEST $CHANGED [$FROM_OLD] $PATH"; id -u; pwd`)); got !=
+	if got := strings.TrimSpace(c.Exec("/bin/sh", "-c",
+		`echo "$FROM_IMAGE $FROM_REQUEST $CHANGED [$FROM_OLD] $PATH"; id -u; pwd`)); got !=
 		"base new new [] "+testimage.Path+"\n0\n/data" {
 		t.Errorf("environment, user and directory: %q", got)
 	}
@@ -35,7 +37,8 @@ func TestRestoreExec(t *testing.T) {
 	if got := c.Exec("cat", "/proc/1/environ"); !strings.Contains(got, "CHANGED=old") {
 		t.Errorf("environment of the restored process: %q", got)
 	}
-	if _, stderr, code, err := c.TryExec("/bin/sh", "-c", "echo oops >&2; exit 7"); err != nil || code != 7 || stderr != "oops\n" {
+	if _, stderr, code, err := c.TryExec("/bin/sh", "-c", "echo oops >&2; exit 7"); err != nil || code != 7 ||
+		stderr != "oops\n" {
 		t.Errorf("exec: code %d, stderr %q, error %v", code, stderr, err)
 	}
 	if got := n.Crictl("exec", c.ID, "cat", "/proc/1/comm"); got != "sh\n" {
@@ -63,7 +66,8 @@ func TestRestoreLogRotation(t *testing.T) {
 	if err := os.Rename(c.LogFile(), rotated); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Runtime().ReopenContainerLog(n.Context(), &runtime.ReopenContainerLogRequest{ContainerId: c.ID}); err != nil {
+	if _, err := n.Runtime().ReopenContainerLog(n.Context(),
+		&runtime.ReopenContainerLogRequest{ContainerId: c.ID}); err != nil {
 		t.Fatal(err)
 	}
 	fresh := numbers(c.WaitLog(func(lines []string) bool { return len(lines) >= 5 }), "count")

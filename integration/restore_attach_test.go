@@ -110,7 +110,8 @@ func attach(t *testing.T, n *harness.Node, c *harness.Container, terminal bool) 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	endpoint := "unix://" + n.Socket()
-	args := []string{"--config", filepath.Join(t.TempDir(), "none.yaml"), "--runtime-endpoint", endpoint, "attach", "--stdin"}
+	args := []string{"--config", filepath.Join(t.TempDir(), "none.yaml"), "--runtime-endpoint", endpoint, "attach",
+		"--stdin"}
 	if terminal {
 		args = append(args, "--tty")
 	}

@@ -92,7 +92,8 @@ func TestRestoreCgroupNamespace(t *testing.T) {
 	requireCgroupOptions(t, options)
 }
 
-// requireCgroupView fails the test unless the container, all of its processes and an exec, sees its own cgroup as the root of all, or the node's.
+// requireCgroupView fails the test unless the container, all of its processes and an exec, sees its own cgroup as the
+// root of all, or the node's.
 func requireCgroupView(t *testing.T, c *harness.Container, own bool) {
 	t.Helper()
 	if got := !sameNamespace(t, c, "cgroup"); got != own {
@@ -112,8 +113,10 @@ func requireCgroupView(t *testing.T, c *harness.Container, own bool) {
 	if (group == "0::/") != own {
 		t.Errorf("an exec in container %s is in cgroup %s, in a namespace of its own: %t", c.ID, group, own)
 	}
-	if limit, _, code, err := c.TryExec("cat", file); err != nil || (code == 0) != own || own && strings.TrimSpace(limit) == "max" {
-		t.Errorf("container %s reads %q in %s, exit code %d, error %v; in a namespace of its own: %t", c.ID, limit, file, code, err, own)
+	if limit, _, code, err := c.TryExec("cat", file); err != nil || (code == 0) != own || own &&
+		strings.TrimSpace(limit) == "max" {
+		t.Errorf("container %s reads %q in %s, exit code %d, error %v; in a namespace of its own: %t", c.ID, limit, file,
+			code, err, own)
 	}
 }
 
@@ -129,7 +132,8 @@ func cgroupOptions(t *testing.T) string {
 	return ""
 }
 
-// requireCgroupOptions waits until they are again what they were: a dump of CRIU, of another test too, takes them away until it has ended.
+// requireCgroupOptions waits until they are again what they were: a dump of CRIU, of another test too, takes them away
+// until it has ended.
 func requireCgroupOptions(t *testing.T, want string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

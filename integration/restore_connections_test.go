@@ -13,9 +13,10 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// TestRestoreConnections restores a program with connections of all kinds, of which nothing is configured: those within the pod go on with what
-// was on its way, at the new pod's address where they had the old one's; those to others are closed; and the container that was checkpointed
-// keeps them all. So it is with the checkpoint of a restored one, and with another restore in the same pod.
+// TestRestoreConnections restores a program with connections of all kinds, of which nothing is configured: those within
+// the pod go on with what was on its way, at the new pod's address where they had the old one's; those to others are
+// closed; and the container that was checkpointed keeps them all. So it is with the checkpoint of a restored one, and
+// with another restore in the same pod.
 func TestRestoreConnections(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
@@ -58,11 +59,13 @@ func TestRestoreConnections(t *testing.T) {
 	}
 }
 
-// TestRestoreConnectionsRefused: where the node wants no connections a checkpoint with one is refused, also if it is within the pod; where it wants
-// none to come back they do not. What is bound to an address that the pod had is refused where it cannot be said what stands for it.
+// TestRestoreConnectionsRefused: where the node wants no connections a checkpoint with one is refused, also if it is
+// within the pod; where it wants none to come back they do not. What is bound to an address that the pod had is refused
+// where it cannot be said what stands for it.
 func TestRestoreConnectionsRefused(t *testing.T) {
 	t.Parallel()
-	n := harness.New(t, harness.WithRestoreConfig(allowArchives+"\ntcp_connections = \"refuse\"\npod_annotations = [\"tcp-connections\"]\n"))
+	n := harness.New(t, harness.WithRestoreConfig(allowArchives+"\ntcp_connections = \"refuse\"\npod_annotations = "+
+		"[\"tcp-connections\"]\n"))
 	img := workloadImage(t, n)
 	asking := func(value string) harness.PodOpt {
 		return harness.PodAnnotation("org.criu.restore/tcp-connections", value)
@@ -78,7 +81,8 @@ func TestRestoreConnectionsRefused(t *testing.T) {
 	closed := n.Pod(t, asking("close")).Run("closed", archive)
 	closed.WaitLog(func(lines []string) bool { return strings.Contains(strings.Join(lines, "\n"), "BAD connections: ") })
 	_, err = n.Pod(t, asking("local"), harness.PodHostNetwork()).TryCreate("node", archive)
-	requireRefused(t, err, codes.FailedPrecondition, "bound to addresses of the pod that was checkpointed", ip+":9010", "bind to all addresses")
+	requireRefused(t, err, codes.FailedPrecondition, "bound to addresses of the pod that was checkpointed", ip+":9010",
+		"bind to all addresses")
 
 	restored := n.Pod(t, asking("local")).Run("local", archive)
 	waitOK(t, restored, counted+3)

@@ -44,9 +44,11 @@ func TestRestoreIdentity(t *testing.T) {
 		"io.kubernetes.container.name": "restored", "io.kubernetes.pod.name": "new-pod",
 		"io.kubernetes.pod.namespace": "new-namespace", "io.kubernetes.pod.uid": uid,
 	}
-	annotations := map[string]string{"io.kubernetes.container.hash": "1a2b3c4d", "io.kubernetes.container.restartCount": "2"}
+	annotations := map[string]string{"io.kubernetes.container.hash": "1a2b3c4d",
+		"io.kubernetes.container.restartCount": "2"}
 	opts := []harness.ContainerOpt{
-		harness.Attempt(2), harness.LogPath("restored/2.log"), harness.Env("FROM_REQUEST", "new"), harness.WorkingDir("/data"),
+		harness.Attempt(2), harness.LogPath("restored/2.log"), harness.Env("FROM_REQUEST", "new"),
+		harness.WorkingDir("/data"),
 		func(c *runtime.ContainerConfig) {
 			c.Labels, c.Annotations = maps.Clone(labels), maps.Clone(annotations)
 			c.Image.UserSpecifiedImage = tag
@@ -80,7 +82,8 @@ func TestRestoreIdentity(t *testing.T) {
 			t.Errorf("log path: got %q, want %q", status.GetLogPath(), want)
 		}
 		if status.GetCreatedAt() < checkpointed.UnixNano() || status.GetStartedAt() < status.GetCreatedAt() {
-			t.Errorf("created at %d, started at %d, checkpointed at %d", status.GetCreatedAt(), status.GetStartedAt(), checkpointed.UnixNano())
+			t.Errorf("created at %d, started at %d, checkpointed at %d", status.GetCreatedAt(), status.GetStartedAt(),
+				checkpointed.UnixNano())
 		}
 		// The image of the container is the one that its root file system is made of.
 		if got, want := status.GetImageId(), n.ImageStatus(base).GetId(); got != want {
@@ -98,7 +101,8 @@ func TestRestoreIdentity(t *testing.T) {
 			t.Fatalf("containers of the pod: %v, error %v", list.GetContainers(), err)
 		}
 		got := list.GetContainers()[0]
-		if got.GetId() != c.ID || got.GetPodSandboxId() != pod.ID || got.GetMetadata().GetName() != "restored" || !maps.Equal(got.GetLabels(), labels) {
+		if got.GetId() != c.ID || got.GetPodSandboxId() != pod.ID || got.GetMetadata().GetName() != "restored" ||
+			!maps.Equal(got.GetLabels(), labels) {
 			t.Errorf("got %v", got)
 		}
 	})
@@ -140,7 +144,8 @@ func TestRestoreIdentity(t *testing.T) {
 			t.Fatal(err)
 		}
 		for what, text := range map[string]string{
-			"status": string(status), "info": string(info), "containerd's container": string(container), "environment in exec": c.Exec("env"),
+			"status": string(status), "info": string(info), "containerd's container": string(container),
+			"environment in exec": c.Exec("env"),
 		} {
 			for _, old := range []string{"secret-old", "SECRET_OLD", old.ID, oldPod.ID, oldPod.Config.GetMetadata().GetUid()} {
 				if strings.Contains(text, old) {
@@ -181,7 +186,8 @@ func requireAnnotations(t *testing.T, got, request, restore map[string]string, c
 	// The first is a random UUID, the second has seconds.
 	at, err := time.Parse(time.RFC3339, got["org.criu.restore/checkpointed-at"])
 	if err != nil || at.Before(checkpointed.Add(-time.Second)) || at.After(time.Now()) {
-		t.Errorf("annotation checkpointed-at: %q, error %v, want a moment after %s", got["org.criu.restore/checkpointed-at"], err, checkpointed)
+		t.Errorf("annotation checkpointed-at: %q, error %v, want a moment after %s", got["org.criu.restore/checkpointed-at"],
+			err, checkpointed)
 	}
 	if len(got["org.criu.restore/id"]) != 36 {
 		t.Errorf("annotation id: %q", got["org.criu.restore/id"])
@@ -261,7 +267,8 @@ func TestRestoreEvents(t *testing.T) {
 	c.Start()
 	started := next(c.ID, runtime.ContainerEventType_CONTAINER_STARTED_EVENT)
 	if !slices.ContainsFunc(started.GetContainersStatuses(), func(s *runtime.ContainerStatus) bool {
-		return s.GetId() == c.ID && s.GetState() == runtime.ContainerState_CONTAINER_RUNNING && s.GetMetadata().GetName() == "restored"
+		return s.GetId() == c.ID && s.GetState() == runtime.ContainerState_CONTAINER_RUNNING &&
+			s.GetMetadata().GetName() == "restored"
 	}) {
 		t.Errorf("the statuses of the event do not have the running container: %v", started.GetContainersStatuses())
 	}

@@ -30,7 +30,8 @@ func TestRestoreIsolation(t *testing.T) {
 
 	limits := func(s *harness.PodSpec) { s.Config.Linux.Sysctls = map[string]string{"kernel.msgmax": "12345"} }
 	oldPod := n.Pod(t, podHost("old-host", "10.9.9.1"), harness.PodCgroup("old/parent"), limits)
-	old := oldPod.Run("tree", img, workload("tree"), harness.MemoryLimit(oldLimit), harness.Mount(oldVolume, "/mnt", false))
+	old := oldPod.Run("tree", img, workload("tree"), harness.MemoryLimit(oldLimit),
+		harness.Mount(oldVolume, "/mnt", false))
 	counted := waitOK(t, old, 3)
 	old.Exec("/bin/sh", "-c", "echo old > /dev/shm/old")
 	archive := checkpointOf(t, old)

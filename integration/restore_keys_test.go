@@ -11,7 +11,8 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// keyVolume makes a volume as kubelet does: the key is a link to ..data/key, and that is one to a directory with a name of its own.
+// keyVolume makes a volume as kubelet does: the key is a link to ..data/key, and that is one to a directory with a name
+// of its own.
 func keyVolume(t *testing.T, version, content string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -27,8 +28,9 @@ func keyVolume(t *testing.T, version, content string) (dir string) {
 	return dir
 }
 
-// TestRestoreKeys restores a program that watches, has open and is in a directory of a ConfigMap's volume: in the new pod the directory has
-// another name, and the program has the new pod's content. Where the key is not there any more the container is refused when it is created.
+// TestRestoreKeys restores a program that watches, has open and is in a directory of a ConfigMap's volume: in the new
+// pod the directory has another name, and the program has the new pod's content. Where the key is not there any more
+// the container is refused when it is created.
 func TestRestoreKeys(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
@@ -89,8 +91,8 @@ func TestRestoreKeys(t *testing.T) {
 	}
 }
 
-// TestRestoreMissingInVolume refuses a checkpoint with a file open that the new pod's volume lacks, or has otherwise, when the container is
-// created, and by its name. With the file as it was it is restored.
+// TestRestoreMissingInVolume refuses a checkpoint with a file open that the new pod's volume lacks, or has otherwise,
+// when the container is created, and by its name. With the file as it was it is restored.
 func TestRestoreMissingInVolume(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
@@ -104,9 +106,11 @@ func TestRestoreMissingInVolume(t *testing.T) {
 		do   func(dir string)
 		says string
 	}{
-		"missing":        {func(string) {}, "/data/log is not there"},
-		"another size":   {func(dir string) { writeMode(t, filepath.Join(dir, "log"), "more than written\n", 0o644) }, "/data/log has 18 bytes and had 8"},
-		"as a directory": {func(dir string) { writeHostFile(t, filepath.Join(dir, "log/x"), "") }, "/data/log has mode 040755 and had 0100644"},
+		"missing": {func(string) {}, "/data/log is not there"},
+		"another size": {func(dir string) { writeMode(t, filepath.Join(dir, "log"), "more than written\n", 0o644) },
+			"/data/log has 18 bytes and had 8"},
+		"as a directory": {func(dir string) { writeHostFile(t, filepath.Join(dir, "log/x"), "") },
+			"/data/log has mode 040755 and had 0100644"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			n := n.In(t)

@@ -59,7 +59,9 @@ func TestRestoreNamespaceModes(t *testing.T) {
 			ordinary := pod.Run("ordinary", n.Image(harness.Busybox), harness.Counting())
 			for _, kind := range []string{"net", "ipc", "uts", "pid"} {
 				same := namespace(t, restored, kind) == namespace(t, ordinary, kind)
-				if private := kind == "pid" && pod.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() == runtime.NamespaceMode_CONTAINER; same == private {
+				if private := kind == "pid" &&
+					pod.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() ==
+						runtime.NamespaceMode_CONTAINER; same == private {
 					t.Errorf("%s: restored %s, ordinary %s", kind, namespace(t, restored, kind), namespace(t, ordinary, kind))
 				}
 				if got, want := sameNamespace(t, restored, kind), sameNamespace(t, ordinary, kind); got != want {
@@ -127,7 +129,8 @@ func TestRestoreModeMismatch(t *testing.T) {
 	}
 	network := func(change func(*specs.LinuxNamespace) bool) string {
 		return editedSpec(t, archives["plain"], func(s *specs.Spec) {
-			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace })
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces,
+				func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace })
 			if ns := (specs.LinuxNamespace{Type: specs.NetworkNamespace}); change(&ns) {
 				s.Linux.Namespaces = append(s.Linux.Namespaces, ns)
 			}
@@ -158,7 +161,8 @@ func TestRestoreModeMismatch(t *testing.T) {
 		{"shared PID into host PID", "shared PID", hostPID, nil, []string{"pid namespace", "hostPID"}},
 		{"host network into own", "host network", plain, nil, []string{"network namespace", "hostNetwork"}},
 		{"missing volume", "volume", plain, nil, []string{`"/mnt/volume"`, "pod mounts none"}},
-		{"volume elsewhere", "volume", plain, []harness.ContainerOpt{harness.Mount(volume, "/mnt/other", false)}, []string{`"/mnt/volume"`, "pod mounts none"}},
+		{"volume elsewhere", "volume", plain, []harness.ContainerOpt{harness.Mount(volume, "/mnt/other", false)},
+			[]string{`"/mnt/volume"`, "pod mounts none"}},
 		{"own network namespace", "own network namespace", plain, nil, []string{"network namespace", "hostNetwork"}},
 		{"no network namespace", "no network namespace", plain, nil, []string{"network namespace", "hostNetwork"}},
 		{"user namespace", "user namespace", plain, nil, []string{"user namespace", "hostUsers"}},
@@ -170,7 +174,8 @@ func TestRestoreModeMismatch(t *testing.T) {
 			_, err := m.pod.TryCreate("refused", archives[m.checkpoint], m.opts...)
 			requireRefused(t, err, codes.FailedPrecondition, m.words...)
 			n.RequireNoLeak(t, before)
-			if _, err := os.Stat(filepath.Join(m.pod.Config.GetLogDirectory(), "refused_0.log")); !errors.Is(err, os.ErrNotExist) {
+			if _, err := os.Stat(filepath.Join(m.pod.Config.GetLogDirectory(), "refused_0.log")); !errors.Is(err,
+				os.ErrNotExist) {
 				t.Errorf("a log was left: error %v", err)
 			}
 		})

@@ -26,7 +26,8 @@ func (o *observer) saw(hook string, c *api.Container) {
 	o.hooks[c.GetId()] = append(o.hooks[c.GetId()], hook)
 }
 
-func (o *observer) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+func (o *observer) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment,
+	[]*api.ContainerUpdate, error) {
 	o.saw("create "+c.GetName(), c)
 	adjust := &api.ContainerAdjustment{}
 	adjust.AddEnv("FROM_NRI", "yes")
@@ -48,7 +49,8 @@ func (o *observer) PostStartContainer(_ context.Context, _ *api.PodSandbox, c *a
 	return nil
 }
 
-func (o *observer) StopContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) ([]*api.ContainerUpdate, error) {
+func (o *observer) StopContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) ([]*api.ContainerUpdate,
+	error) {
 	o.saw("stop", c)
 	return nil, nil
 }

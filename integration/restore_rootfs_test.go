@@ -118,7 +118,10 @@ func TestRestoreLog(t *testing.T) {
 		if got := readFile(t, c.LogFile()); got != old {
 			t.Errorf("log before the start: got\n%s\nwant\n%s", got, old)
 		}
-		if !slices.ContainsFunc(c.LogLines(), func(l harness.LogLine) bool { return l.Stream == "stderr" && l.Text == "on stderr" }) {
+		if !slices.ContainsFunc(c.LogLines(), func(l harness.LogLine) bool {
+			return l.Stream == "stderr" &&
+				l.Text == "on stderr"
+		}) {
 			t.Errorf("no line on stderr in\n%s", old)
 		}
 		if fi, err := os.Stat(c.LogFile()); err != nil || fi.Mode().Perm() != 0o640 {
@@ -155,7 +158,8 @@ func TestRestoreLog(t *testing.T) {
 	})
 	t.Run("nothing was logged", func(t *testing.T) {
 		pod := n.Pod(t, harness.PodLogDirectory(""))
-		c := pod.Run("counter", n.Image(harness.Busybox), harness.Counting(), func(c *runtime.ContainerConfig) { c.LogPath = "" })
+		c := pod.Run("counter", n.Image(harness.Busybox), harness.Counting(),
+			func(c *runtime.ContainerConfig) { c.LogPath = "" })
 		archive := checkpointOf(t, c)
 		pod.Remove()
 		restored := n.Pod(t).Create("restored", imageOf(t, n, archive))

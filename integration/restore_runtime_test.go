@@ -34,7 +34,8 @@ func TestRestoreRuntimeOptions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	calls, root, binary := filepath.Join(dir, "calls"), filepath.Join(dir, "root"), filepath.Join(dir, "other-runc")
-	script := fmt.Sprintf("#!/bin/sh\necho \"$@\" >> %s\nexec %s \"$@\"\n", calls, filepath.Join(harness.Require(t).Bin, "runc"))
+	script := fmt.Sprintf("#!/bin/sh\necho \"$@\" >> %s\nexec %s \"$@\"\n", calls,
+		filepath.Join(harness.Require(t).Bin, "runc"))
 	if err := os.WriteFile(binary, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}

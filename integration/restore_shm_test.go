@@ -12,8 +12,8 @@ import (
 // shmEntry is where a checkpoint has the files of /dev/shm.
 const shmEntry = "devshm-checkpoint.tar"
 
-// TestRestoreShm restores a program with files in /dev/shm, mapped and not: from an archive and an image, in another pod, again in the same one, and
-// from a checkpoint of the restored container.
+// TestRestoreShm restores a program with files in /dev/shm, mapped and not: from an archive and an image, in another
+// pod, again in the same one, and from a checkpoint of the restored container.
 func TestRestoreShm(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
@@ -54,8 +54,8 @@ func TestRestoreShm(t *testing.T) {
 	}
 }
 
-// TestRestoreShmOfOthers: what several containers share, and what is the node's, is in nobody's checkpoint; and no checkpoint's files come
-// where another container uses the memory.
+// TestRestoreShmOfOthers: what several containers share, and what is the node's, is in nobody's checkpoint; and no
+// checkpoint's files come where another container uses the memory.
 func TestRestoreShmOfOthers(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
@@ -84,8 +84,9 @@ func TestRestoreShmOfOthers(t *testing.T) {
 	if empty := n.Pod(t).Run("counter", n.Image(harness.Busybox), harness.Counting()); has(checkpointOf(t, empty)) {
 		t.Error("a checkpoint has /dev/shm without files")
 	}
-	node := n.Pod(t, hostIPC).Run("counter", n.Image(harness.Busybox), harness.Shell("echo x > /dev/shm/cri-restore-test; rm /dev/shm/cri-restore-test; "+
-		`i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))
+	node := n.Pod(t, hostIPC).Run("counter", n.Image(harness.Busybox),
+		harness.Shell("echo x > /dev/shm/cri-restore-test; rm /dev/shm/cri-restore-test; "+
+			`i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))
 	if has(checkpointOf(t, node)) {
 		t.Error("a checkpoint has the node's /dev/shm")
 	}

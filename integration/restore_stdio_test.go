@@ -8,8 +8,8 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// TestRestoreStandardOutput restores programs that open /dev/stdout and /dev/stderr by their names, as nginx does when its
-// configuration is read again: the pipes are the user's, as in an ordinary container.
+// TestRestoreStandardOutput restores programs that open /dev/stdout and /dev/stderr by their names, as nginx does when
+// its configuration is read again: the pipes are the user's, as in an ordinary container.
 func TestRestoreStandardOutput(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
@@ -48,7 +48,10 @@ func TestRestoreStandardOutput(t *testing.T) {
 // requireOpens waits until a container has counted on, and fails the test if it could not open its standard output.
 func requireOpens(t *testing.T, c *harness.Container, counted int) {
 	t.Helper()
-	lines := c.WaitLog(func(lines []string) bool { return harness.Count(lines) > counted+5 || slices.Contains(lines, "BAD") })
+	lines := c.WaitLog(func(lines []string) bool {
+		return harness.Count(lines) > counted+5 ||
+			slices.Contains(lines, "BAD")
+	})
 	if slices.Contains(lines, "BAD") {
 		t.Fatalf("/dev/stdout could not be opened:\n%q", lines)
 	}

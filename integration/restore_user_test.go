@@ -9,19 +9,23 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// TestRestoreOtherUser checkpoints and restores programs as pods run them that the Pod Security Standard "restricted" admits:
-// as a user who is not root, without capabilities, under the runtime's seccomp profile, with a root file system that
-// cannot be written. Each of them twice, eagerly and lazily.
+// TestRestoreOtherUser checkpoints and restores programs as pods run them that the Pod Security Standard "restricted"
+// admits: as a user who is not root, without capabilities, under the runtime's seccomp profile, with a root file system
+// that cannot be written. Each of them twice, eagerly and lazily.
 func TestRestoreOtherUser(t *testing.T) {
 	t.Parallel()
-	groups := harness.Security(func(s *runtime.LinuxContainerSecurityContext) { s.SupplementalGroups = []int64{2000, 3000} })
+	groups := harness.Security(func(s *runtime.LinuxContainerSecurityContext) {
+		s.SupplementalGroups = []int64{2000,
+			3000}
+	})
 	for mode, config := range map[string]string{"eagerly": `lazy_pages = "off"`, "lazily": lazyOn} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(config))
 			img := workloadImage(t, n)
 			for name, run := range map[string][]harness.ContainerOpt{
-				"tree": {workload("tree"), harness.Mount(emptyDir(t), "/tmp", false)}, "threads": {workload("threads")}, "heap": {workload("heap", "64")},
+				"tree": {workload("tree"), harness.Mount(emptyDir(t), "/tmp", false)}, "threads": {workload("threads")},
+				"heap":     {workload("heap", "64")},
 				"listener": {workload("listen", "0.0.0.0:8080")}, "pages of two processes": {workload("pages", "16", "2", "fork")},
 				"groups": {workload("threads"), groups},
 			} {
@@ -50,7 +54,8 @@ func TestRestoreOtherUser(t *testing.T) {
 	}
 }
 
-// emptyDir is a volume as the kubelet makes one of kind emptyDir (kubernetes: pkg/volume/emptydir), which everybody may write to.
+// emptyDir is a volume as the kubelet makes one of kind emptyDir (kubernetes: pkg/volume/emptydir), which everybody may
+// write to.
 func emptyDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -21,7 +21,8 @@ func TestRestoreMoreVolumes(t *testing.T) {
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
 	archive, counted := countingCheckpoint(t, n, harness.Shell(linkedCounter))
 	dir := t.TempDir()
-	for name, content := range map[string]string{"token/token": "a token", "data/sub/x": "", "data/file": "data", "nested/file": "nested", "termination-log": "", "config": "config"} {
+	for name, content := range map[string]string{"token/token": "a token", "data/sub/x": "", "data/file": "data",
+		"nested/file": "nested", "termination-log": "", "config": "config"} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
 			t.Fatal(err)
 		}

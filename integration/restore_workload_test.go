@@ -71,7 +71,8 @@ func TestRestoreNativeSnapshotter(t *testing.T) {
 			pod := n.Pod(t)
 			c := pod.Run("restored", name)
 			requireContinues(t, c, counted)
-			if got := c.Exec("/bin/sh", "-c", "ls /data; cat /data/*"); got != "change-me\nkeep-me\nnew\nchanged\n/data/keep-me\nnew\n" {
+			if got := c.Exec("/bin/sh", "-c", "ls /data; cat "+
+				"/data/*"); got != "change-me\nkeep-me\nnew\nchanged\n/data/keep-me\nnew\n" {
 				t.Errorf("/data is %q", got)
 			}
 			pod.Remove()

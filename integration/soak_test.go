@@ -60,8 +60,8 @@ func soakMeasure(t *testing.T, n *harness.Node, address, debug string) soakState
 	return s
 }
 
-// heapProfile is what is alive in containerd's heap. With SOAK_HEAP, a directory, in the environment it is also written there, for
-// go tool pprof.
+// heapProfile is what is alive in containerd's heap. With SOAK_HEAP, a directory, in the environment it is also written
+// there, for go tool pprof.
 func heapProfile(t *testing.T, debug string) {
 	t.Helper()
 	out := fetch(t, "http://"+debug+"/debug/pprof/heap?gc=1")
@@ -87,8 +87,9 @@ func listen(t *testing.T, n *harness.Node) {
 	}()
 }
 
-// TestSoak restores again and again, eight at a time, from image and archive, eager and lazy. What containerd holds afterwards
-// is what it held after the first rounds. "make soak" does it a thousand times; SOAK_N in the environment is how often.
+// TestSoak restores again and again, eight at a time, from image and archive, eager and lazy. What containerd holds
+// afterwards is what it held after the first rounds. "make soak" does it a thousand times; SOAK_N in the environment is
+// how often.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	total := int(chaosNumber(t, "SOAK_N", soakShort))

@@ -12,8 +12,8 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// TestUpgrade swaps containerd for the unchanged one of its version and back, under restored containers: they run on, are
-// seen, stopped and removed by either, and what only our build knows of is removed when it is back.
+// TestUpgrade swaps containerd for the unchanged one of its version and back, under restored containers: they run on,
+// are seen, stopped and removed by either, and what only our build knows of is removed when it is back.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	stock := stockContainerd(t)
@@ -36,7 +36,8 @@ func TestUpgrade(t *testing.T) {
 	requireRuns := func(binary string, c *harness.Container) {
 		t.Helper()
 		if st := c.Status(); st.GetState() != runtime.ContainerState_CONTAINER_RUNNING || c.Pid() != pids[c.ID] {
-			t.Errorf("%s containerd: container %s is %s, process %d, want %d", binary, c.Config.GetMetadata().GetName(), st.GetState(), c.Pid(), pids[c.ID])
+			t.Errorf("%s containerd: container %s is %s, process %d, want %d", binary, c.Config.GetMetadata().GetName(),
+				st.GetState(), c.Pid(), pids[c.ID])
 		}
 		said := numbers(c.Log(), "ok")
 		waitOK(t, c, said[len(said)-1]+2)
@@ -76,8 +77,8 @@ func TestUpgrade(t *testing.T) {
 	n.RequireNoLeak(t, before)
 }
 
-// TestUpgradeRecords reads the records of an older plugin, and refuses one of a newer plugin by its version. The container of
-// the latter can be removed, and what is its own stays until then.
+// TestUpgradeRecords reads the records of an older plugin, and refuses one of a newer plugin by its version. The
+// container of the latter can be removed, and what is its own stays until then.
 func TestUpgradeRecords(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(chaosConfig))
@@ -109,7 +110,8 @@ func TestUpgradeRecords(t *testing.T) {
 	if lost := made.Diff(n.Inventory(t)); len(lost) > 0 {
 		t.Errorf("removed of a newer plugin's restore: %q", lost)
 	}
-	requireRefused(t, newer.TryStart(), codes.FailedPrecondition, newer.ID, "version 99", "up to 1", "use the newer plugin again, or remove the container")
+	requireRefused(t, newer.TryStart(), codes.FailedPrecondition, newer.ID, "version 99", "up to 1",
+		"use the newer plugin again, or remove the container")
 	newer.Remove()
 	forgetLog(t, newer)
 	n.Inventory(t) // waits for the garbage collection, which a restart would cut short

@@ -26,7 +26,8 @@ func withoutRaw() harness.ContainerOpt {
 
 // kindsOfFiles are the kinds that the workload holds all at once.
 var kindsOfFiles = []string{
-	"kinds", "tcp", "udp", "unix", "pair", "inflight", "fifo", "event", "timer", "inotify", "memfd", "pidfd", "netlink", "proc", "deleted", "owner", "shut",
+	"kinds", "tcp", "udp", "unix", "pair", "inflight", "fifo", "event", "timer", "inotify", "memfd", "pidfd", "netlink",
+	"proc", "deleted", "owner", "shut",
 }
 
 // TestVerifyFiles restores a process with files of every kind that CRIU and this package
@@ -48,36 +49,48 @@ func TestVerifyFiles(t *testing.T) {
 		words  []string
 	}{
 		"deleted file that is a device": {func(e *imageEditor) {
-			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/tmp/kinds.deleted" }, func(f *fdinfo.FileEntry) { f.Reg.Mode = proto.Uint32(0o20666) })
-			e.Add("ghost-file-1.img", "GHOST_FILE", &ghost_file.GhostFileEntry{Uid: proto.Uint32(0), Gid: proto.Uint32(0), Mode: proto.Uint32(0o20666), Rdev: proto.Uint32(0x101)})
+			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/tmp/kinds.deleted" },
+				func(f *fdinfo.FileEntry) { f.Reg.Mode = proto.Uint32(0o20666) })
+			e.Add("ghost-file-1.img", "GHOST_FILE", &ghost_file.GhostFileEntry{Uid: proto.Uint32(0), Gid: proto.Uint32(0),
+				Mode: proto.Uint32(0o20666), Rdev: proto.Uint32(0x101)})
 		}, codes.PermissionDenied, []string{"/tmp/kinds.deleted", "no device"}},
 		"deleted file with set-user-ID": {func(e *imageEditor) {
-			e.Add("ghost-file-1.img", "GHOST_FILE", &ghost_file.GhostFileEntry{Uid: proto.Uint32(0), Gid: proto.Uint32(0), Mode: proto.Uint32(0o104755)})
+			e.Add("ghost-file-1.img", "GHOST_FILE", &ghost_file.GhostFileEntry{Uid: proto.Uint32(0), Gid: proto.Uint32(0),
+				Mode: proto.Uint32(0o104755)})
 		}, codes.PermissionDenied, []string{"/tmp/kinds.deleted", "set-user-ID"}},
 		"external socket": {func(e *imageEditor) {
-			editFile(e, func(f *fdinfo.FileEntry) bool { return string(f.GetUsk().GetName()) == "/tmp/kinds.dgram\x00" }, func(f *fdinfo.FileEntry) { f.Usk.Uflags = proto.Uint32(1) })
+			editFile(e, func(f *fdinfo.FileEntry) bool { return string(f.GetUsk().GetName()) == "/tmp/kinds.dgram\x00" },
+				func(f *fdinfo.FileEntry) { f.Usk.Uflags = proto.Uint32(1) })
 		}, codes.PermissionDenied, []string{"/tmp/kinds.dgram", "external socket"}},
-		"raw socket": {func(e *imageEditor) { addFile(e, rawSocket()) }, codes.PermissionDenied, []string{"raw socket", "CAP_NET_RAW"}},
+		"raw socket": {func(e *imageEditor) { addFile(e, rawSocket()) }, codes.PermissionDenied,
+			[]string{"raw socket", "CAP_NET_RAW"}},
 		"namespace of the node": {func(e *imageEditor) {
-			addFile(e, &fdinfo.FileEntry{Type: fdinfo.FdTypes_NS.Enum(), Nsf: &ns.NsFileEntry{NsId: proto.Uint32(1), NsCflag: proto.Uint32(0x40000000), Flags: proto.Uint32(0)}})
+			addFile(e, &fdinfo.FileEntry{Type: fdinfo.FdTypes_NS.Enum(),
+				Nsf: &ns.NsFileEntry{NsId: proto.Uint32(1), NsCflag: proto.Uint32(0x40000000), Flags: proto.Uint32(0)}})
 		}, codes.PermissionDenied, []string{"NS", "namespace"}},
 		"established connection": {func(e *imageEditor) {
-			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetIsk().GetSrcPort() == 8081 }, func(f *fdinfo.FileEntry) { f.Isk.DstPort, f.Isk.State = proto.Uint32(443), proto.Uint32(1) })
+			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetIsk().GetSrcPort() == 8081 },
+				func(f *fdinfo.FileEntry) { f.Isk.DstPort, f.Isk.State = proto.Uint32(443), proto.Uint32(1) })
 		}, codes.PermissionDenied, []string{"connection to port 443", "tcp_connections"}},
 		"watch without a path": {func(e *imageEditor) {
-			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetIfy() != nil }, func(f *fdinfo.FileEntry) { f.Ify.Wd[0].FHandle.Path = nil })
+			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetIfy() != nil },
+				func(f *fdinfo.FileEntry) { f.Ify.Wd[0].FHandle.Path = nil })
 		}, codes.PermissionDenied, []string{"INOTIFY", "has no path"}},
 		"descriptor of CRIU": {func(e *imageEditor) {
-			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/proc/meminfo" }, func(f *fdinfo.FileEntry) { f.Reg.Name = proto.String("/proc/self/fd/1000") })
+			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/proc/meminfo" },
+				func(f *fdinfo.FileEntry) { f.Reg.Name = proto.String("/proc/self/fd/1000") })
 		}, codes.PermissionDenied, []string{"/proc/self/fd/1000"}},
 		"file of another process": {func(e *imageEditor) {
-			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/proc/1/status" }, func(f *fdinfo.FileEntry) { f.Reg.Name = proto.String("/proc/7000/status") })
+			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/proc/1/status" },
+				func(f *fdinfo.FileEntry) { f.Reg.Name = proto.String("/proc/7000/status") })
 		}, codes.PermissionDenied, []string{"/proc/7000/status"}},
 		"signals to another process": {func(e *imageEditor) {
-			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetUsk().GetFown().GetPid() == 1 }, func(f *fdinfo.FileEntry) { f.Usk.Fown.Pid = proto.Uint32(7000) })
+			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetUsk().GetFown().GetPid() == 1 },
+				func(f *fdinfo.FileEntry) { f.Usk.Fown.Pid = proto.Uint32(7000) })
 		}, codes.PermissionDenied, []string{"owner", "process 7000"}},
 		"path out of the root": {func(e *imageEditor) {
-			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/proc/meminfo" }, func(f *fdinfo.FileEntry) { f.Reg.Name = proto.String("//etc/shadow") })
+			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == "/proc/meminfo" },
+				func(f *fdinfo.FileEntry) { f.Reg.Name = proto.String("//etc/shadow") })
 		}, codes.InvalidArgument, []string{"files.img", "not absolute and clean"}},
 		"no files": {func(e *imageEditor) { e.Remove("files.img") }, codes.InvalidArgument, []string{"files.img"}},
 	} {
@@ -106,7 +119,8 @@ func TestVerifyClosedConnections(t *testing.T) {
 	archive := checkpointOf(t, c)
 	pod.Remove()
 	connected := editImages(t, archive, func(e *imageEditor) {
-		editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetIsk().GetSrcPort() == 8081 }, func(f *fdinfo.FileEntry) { f.Isk.DstPort, f.Isk.State = proto.Uint32(443), proto.Uint32(1) })
+		editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetIsk().GetSrcPort() == 8081 },
+			func(f *fdinfo.FileEntry) { f.Isk.DstPort, f.Isk.State = proto.Uint32(443), proto.Uint32(1) })
 	})
 	requireOKContinues(t, n.Pod(t).Run("tcp", connected, workload("kinds", "tcp")), counted)
 }
@@ -152,9 +166,11 @@ func addFile(e *imageEditor, f *fdinfo.FileEntry) {
 func rawSocket() *fdinfo.FileEntry {
 	zero, zero64 := proto.Uint32(0), proto.Uint64(0)
 	return &fdinfo.FileEntry{Type: fdinfo.FdTypes_INETSK.Enum(), Isk: &sk_inet.InetSkEntry{
-		Ino: proto.Uint32(90001), Family: proto.Uint32(2), Type: proto.Uint32(3), Proto: proto.Uint32(1), State: proto.Uint32(7),
+		Ino: proto.Uint32(90001), Family: proto.Uint32(2), Type: proto.Uint32(3), Proto: proto.Uint32(1),
+		State:   proto.Uint32(7),
 		SrcPort: zero, DstPort: zero, Flags: proto.Uint32(2), Backlog: zero, SrcAddr: []uint32{0}, DstAddr: []uint32{0},
 		Fown: &fown.FownEntry{Uid: zero, Euid: zero, Signum: zero, PidType: zero, Pid: zero},
-		Opts: &sk_opts.SkOptsEntry{SoSndbuf: zero, SoRcvbuf: zero, SoSndTmoSec: zero64, SoSndTmoUsec: zero64, SoRcvTmoSec: zero64, SoRcvTmoUsec: zero64},
+		Opts: &sk_opts.SkOptsEntry{SoSndbuf: zero, SoRcvbuf: zero, SoSndTmoSec: zero64, SoSndTmoUsec: zero64,
+			SoRcvTmoSec: zero64, SoRcvTmoUsec: zero64},
 	}}
 }

@@ -55,7 +55,9 @@ func TestForcedLimitsOfEveryProcess(t *testing.T) {
 					})
 				}
 			})
-			g.opts = []harness.ContainerOpt{harness.Resources(func(r *runtime.LinuxContainerResources) { r.OomScoreAdj = tc.request })}
+			g.opts = []harness.ContainerOpt{harness.Resources(func(r *runtime.LinuxContainerResources) {
+				r.OomScoreAdj = tc.request
+			})}
 			g.accepts(t, archive, func(c *harness.Container) {
 				for what, pid := range map[string]int{"the first": c.Pid(), "its child": childOf(t, c)} {
 					for file, value := range map[string]string{"oom_score_adj": strconv.Itoa(tc.want), "loginuid": "4294967295"} {
@@ -97,7 +99,8 @@ func parentOf(t *testing.T, pid int) int {
 func childOf(t *testing.T, c *harness.Container) int {
 	t.Helper()
 	for _, pid := range strings.Fields(readFile(t, filepath.Join(cgroupDir(t, c, "memory"), "cgroup.procs"))) {
-		if cmdline, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline")); err == nil && string(cmdline) == "sleep\x00100000\x00" {
+		if cmdline, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline")); err == nil &&
+			string(cmdline) == "sleep\x00100000\x00" {
 			n, err := strconv.Atoi(pid)
 			if err != nil {
 				t.Fatal(err)

@@ -31,7 +31,8 @@ func TestVerifyLinks(t *testing.T) {
 	for _, name := range []string{"/tmp/kinds.deleted", "/tmp/kinds.dir"} {
 		evil := "/link/" + filepath.Base(name)
 		bad := editImages(t, archive, func(e *imageEditor) {
-			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == name }, func(f *fdinfo.FileEntry) { f.Reg.Name = &evil })
+			editFile(e, func(f *fdinfo.FileEntry) bool { return f.GetReg().GetName() == name },
+				func(f *fdinfo.FileEntry) { f.Reg.Name = &evil })
 		})
 		before := n.Inventory(t)
 		_, err := pod.TryCreate("deleted", bad, workload("kinds", "deleted"))

@@ -20,7 +20,8 @@ func TestVerifyMountsNeutralised(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
 	g := newGrant(t, n, harness.Mount(t.TempDir(), "/mnt/ro", true), harness.ReadonlyRootfs(), kubeletPaths())
-	ordinary := g.pod.Run("ordinary", n.Image(harness.Busybox), append([]harness.ContainerOpt{harness.Counting()}, g.opts...)...)
+	ordinary := g.pod.Run("ordinary", n.Image(harness.Busybox),
+		append([]harness.ContainerOpt{harness.Counting()}, g.opts...)...)
 	for name, change := range map[string]func([]*mnt.MntEntry) []*mnt.MntEntry{
 		"writable": func(all []*mnt.MntEntry) []*mnt.MntEntry {
 			for _, m := range all {
@@ -50,7 +51,10 @@ func TestVerifyMountsNeutralised(t *testing.T) {
 			})
 		},
 		"hidden under another name": at("/proc/keys", func(m *mnt.MntEntry) { m.Root = proto.String("/../../etc/shadow") }),
-		"hidden by what it shows":   at("/proc/keys", func(m *mnt.MntEntry) { m.Root, m.Source = proto.String("/keys"), proto.String("proc") }),
+		"hidden by what it shows": at("/proc/keys", func(m *mnt.MntEntry) {
+			m.Root, m.Source = proto.String("/keys"),
+				proto.String("proc")
+		}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			archive := editImages(t, g.archive, func(e *imageEditor) {
@@ -63,7 +67,8 @@ func TestVerifyMountsNeutralised(t *testing.T) {
 			})
 			g.accepts(t, archive, func(c *harness.Container) {
 				sameMounts(t, c, ordinary)
-				if got, want := c.Exec("stat", "-f", "-c", "%b %S", "/dev"), ordinary.Exec("stat", "-f", "-c", "%b %S", "/dev"); got != want {
+				if got, want := c.Exec("stat", "-f", "-c", "%b %S", "/dev"),
+					ordinary.Exec("stat", "-f", "-c", "%b %S", "/dev"); got != want {
 					t.Errorf("/dev has %q blocks, want %q", got, want)
 				}
 			})
@@ -77,7 +82,10 @@ func usedBy(t *testing.T, e *imageEditor, image string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.ContainsFunc(all, func(m *mnt.MntEntry) bool { return image == fmt.Sprintf("tmpfs-dev-%d.tar.gz.img", m.GetRootDev()) })
+	return slices.ContainsFunc(all, func(m *mnt.MntEntry) bool {
+		return image == fmt.Sprintf("tmpfs-dev-%d.tar.gz.img",
+			m.GetRootDev())
+	})
 }
 
 // TestVerifyMountsThroughLinks restores volumes that are mounted where a link of the image leads, as /var/run does.
@@ -88,7 +96,8 @@ func TestVerifyMountsThroughLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Registry().Push("linked:1", withLayer(t, busybox, packed(t, []tarEntry{dirEntry("real"), specialEntry(tar.TypeSymlink, "linked", "real")})))
+	n.Registry().Push("linked:1", withLayer(t, busybox,
+		packed(t, []tarEntry{dirEntry("real"), specialEntry(tar.TypeSymlink, "linked", "real")})))
 	image := n.Image("linked:1")
 	n.Pull(image)
 	one, two := t.TempDir(), t.TempDir()
@@ -97,9 +106,12 @@ func TestVerifyMountsThroughLinks(t *testing.T) {
 		was, is []harness.ContainerOpt
 	}{
 		{"one", []harness.ContainerOpt{harness.Mount(one, "/linked/one", true)}, nil},
-		{"closed", []harness.ContainerOpt{harness.Mount(one, "/linked/one", false)}, []harness.ContainerOpt{harness.Mount(one, "/linked/one", true)}},
-		{"two", []harness.ContainerOpt{harness.Mount(one, "/linked/one", true), harness.Mount(two, "/linked/two", false)}, nil},
-		{"one more", []harness.ContainerOpt{harness.Mount(one, "/linked/one", true)}, []harness.ContainerOpt{harness.Mount(two, "/linked/two", false), harness.Mount(one, "/linked/one", true)}},
+		{"closed", []harness.ContainerOpt{harness.Mount(one, "/linked/one", false)},
+			[]harness.ContainerOpt{harness.Mount(one, "/linked/one", true)}},
+		{"two", []harness.ContainerOpt{harness.Mount(one, "/linked/one", true), harness.Mount(two, "/linked/two", false)},
+			nil},
+		{"one more", []harness.ContainerOpt{harness.Mount(one, "/linked/one", true)},
+			[]harness.ContainerOpt{harness.Mount(two, "/linked/two", false), harness.Mount(one, "/linked/one", true)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := n.In(t)

@@ -30,7 +30,8 @@ func mountTable(t *testing.T, c *harness.Container) map[string]string {
 		if sep < 0 || len(fields) < sep+2 {
 			t.Fatalf("line %q", line)
 		}
-		flags := slices.DeleteFunc(strings.Split(fields[5], ","), func(f string) bool { return strings.HasSuffix(f, "atime") })
+		flags := slices.DeleteFunc(strings.Split(fields[5], ","),
+			func(f string) bool { return strings.HasSuffix(f, "atime") })
 		for _, f := range fields[6:sep] {
 			flags = append(flags, strings.Split(f, ":")[0])
 		}
@@ -84,11 +85,15 @@ func TestVerifyMountsHonest(t *testing.T) {
 		{name: "terminal", opts: []harness.ContainerOpt{harness.Tty(), kubeletPaths()}},
 		// The same disk, a directory twice, and one below the other: CRIU makes no difference between them.
 		{name: "volumes", opts: []harness.ContainerOpt{
-			harness.Mount(volume, "/mnt/ro", true), harness.Mount(volume, "/mnt/again", true), harness.Mount(volume, "/mnt/open", false),
-			harness.Mount(other, "/mnt/outer", true), harness.Mount(sub, "/mnt/inner", true), harness.Mount("/etc/hostname", "/mnt/file", true),
+			harness.Mount(volume, "/mnt/ro", true), harness.Mount(volume, "/mnt/again", true),
+			harness.Mount(volume, "/mnt/open", false),
+			harness.Mount(other, "/mnt/outer", true), harness.Mount(sub, "/mnt/inner", true),
+			harness.Mount("/etc/hostname", "/mnt/file", true),
 		}},
-		{name: "volume below a volume", opts: []harness.ContainerOpt{harness.Mount(other, "/mnt/a", false), harness.Mount(volume, "/mnt/a/sub", true)}},
-		{name: "from the host", opts: []harness.ContainerOpt{propagated(shared, "/mnt/shared", runtime.MountPropagation_PROPAGATION_HOST_TO_CONTAINER)}},
+		{name: "volume below a volume", opts: []harness.ContainerOpt{harness.Mount(other, "/mnt/a", false),
+			harness.Mount(volume, "/mnt/a/sub", true)}},
+		{name: "from the host", opts: []harness.ContainerOpt{propagated(shared, "/mnt/shared",
+			runtime.MountPropagation_PROPAGATION_HOST_TO_CONTAINER)}},
 		{name: "read-only root", opts: []harness.ContainerOpt{harness.ReadonlyRootfs(), kubeletPaths()}},
 		{name: "privileged", pod: []harness.PodOpt{privilegedPod}, opts: []harness.ContainerOpt{harness.Privileged()}},
 		{name: "host network", pod: []harness.PodOpt{harness.PodHostNetwork()}, opts: []harness.ContainerOpt{kubeletPaths()}},
@@ -108,7 +113,8 @@ func TestVerifyMountsHonest(t *testing.T) {
 			pod = n.Pod(t, m.pod...)
 			restored := pod.Run("restored", archive, m.opts...)
 			requireContinues(t, restored, counted)
-			ordinary := pod.Run("ordinary", n.Image(harness.Busybox), append([]harness.ContainerOpt{harness.Counting()}, m.opts...)...)
+			ordinary := pod.Run("ordinary", n.Image(harness.Busybox),
+				append([]harness.ContainerOpt{harness.Counting()}, m.opts...)...)
 			sameMounts(t, restored, ordinary)
 			// And once more: what was restored can be checkpointed, with mounts that pass.
 			again, table := checkpointOf(t, restored), mountTable(t, restored)
@@ -160,7 +166,8 @@ func TestVerifyMountsForced(t *testing.T) {
 			propagated(shared, "/mnt/shared", p)(c)
 		}
 	}
-	const private, slave = runtime.MountPropagation_PROPAGATION_PRIVATE, runtime.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+	const private, slave = runtime.MountPropagation_PROPAGATION_PRIVATE,
+		runtime.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
 	open := []harness.ContainerOpt{mounts(false, private)}
 	closed := []harness.ContainerOpt{mounts(true, slave), harness.ReadonlyRootfs(), kubeletPaths()}
 	for name, c := range map[string]struct{ was, is []harness.ContainerOpt }{
@@ -172,7 +179,8 @@ func TestVerifyMountsForced(t *testing.T) {
 			pod := n.Pod(t)
 			restored := pod.Run("restored", archive, c.is...)
 			requireContinues(t, restored, counted)
-			ordinary := pod.Run("ordinary", n.Image(harness.Busybox), append([]harness.ContainerOpt{harness.Counting()}, c.is...)...)
+			ordinary := pod.Run("ordinary", n.Image(harness.Busybox),
+				append([]harness.ContainerOpt{harness.Counting()}, c.is...)...)
 			sameMounts(t, restored, ordinary)
 			for _, dir := range []string{"/mnt/one", "/mnt/two", "/"} {
 				file := filepath.Join(dir, "touched")
@@ -220,20 +228,23 @@ i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))
 		code   codes.Code
 		word   string
 	}{
-		"memory":         {files(criutest.Char("./mem", 1, 1)), codes.PermissionDenied, "c 1:1"},
-		"disk":           {files(disk), codes.PermissionDenied, "b 254:0"},
-		"setuid":         {files(suid), codes.PermissionDenied, "./su"},
-		"capability":     {files(capable), codes.InvalidArgument, "security.capability"},
-		"outside":        {files(criutest.File("./../../../tmp/outside", "x")), codes.InvalidArgument, "outside"},
-		"through a link": {files(criutest.Link("./out", "/etc"), criutest.File("./out/cron", "x")), codes.InvalidArgument, "./out/cron"},
-		"no archive":     {dev(func(e *imageEditor, name string) { e.Write(name, []byte("x")) }), codes.InvalidArgument, "gzip"},
-		"missing":        {dev(func(e *imageEditor, name string) { e.Remove(name) }), codes.InvalidArgument, "tmpfs-dev-"},
+		"memory":     {files(criutest.Char("./mem", 1, 1)), codes.PermissionDenied, "c 1:1"},
+		"disk":       {files(disk), codes.PermissionDenied, "b 254:0"},
+		"setuid":     {files(suid), codes.PermissionDenied, "./su"},
+		"capability": {files(capable), codes.InvalidArgument, "security.capability"},
+		"outside":    {files(criutest.File("./../../../tmp/outside", "x")), codes.InvalidArgument, "outside"},
+		"through a link": {files(criutest.Link("./out", "/etc"), criutest.File("./out/cron", "x")), codes.InvalidArgument,
+			"./out/cron"},
+		"no archive": {dev(func(e *imageEditor, name string) { e.Write(name, []byte("x")) }), codes.InvalidArgument,
+			"gzip"},
+		"missing": {dev(func(e *imageEditor, name string) { e.Remove(name) }), codes.InvalidArgument, "tmpfs-dev-"},
 	} {
 		t.Run(name, func(t *testing.T) { g.refusesEdited(t, c.change, c.code, c.word) })
 	}
 	t.Run("twin", func(t *testing.T) {
 		g.accepts(t, g.archive, func(c *harness.Container) {
-			if got := c.Exec("/bin/sh", "-c", "cat /dev/link; stat -c %F /dev/fifo /dev/null; readlink /dev/ptmx"); got != "kept\nfifo\ncharacter special file\npts/ptmx\n" {
+			if got := c.Exec("/bin/sh", "-c", "cat /dev/link; stat -c %F /dev/fifo /dev/null; readlink "+
+				"/dev/ptmx"); got != "kept\nfifo\ncharacter special file\npts/ptmx\n" {
 				t.Errorf("/dev has %q", got)
 			}
 		})

@@ -45,7 +45,8 @@ func TestVerifyAudit(t *testing.T) {
 	g.accepts(t, g.archive, nil)
 	found := false
 	for line := range strings.Lines(n.DaemonLog()) {
-		found = found || strings.Contains(line, "strict") && strings.Contains(line, "would refuse") && strings.Contains(line, "process 1")
+		found = found || strings.Contains(line, "strict") && strings.Contains(line, "would refuse") &&
+			strings.Contains(line, "process 1")
 	}
 	if !found {
 		t.Error("the log does not say what strict would refuse")
@@ -100,7 +101,8 @@ func TestVerifyNoWindow(t *testing.T) {
 	archive, counted := countingCheckpoint(t, n)
 	pod := n.Pod(t)
 	core := func() string {
-		found, err := filepath.Glob(filepath.Join(n.Root(), "io.containerd.cri.v1.restore", "*", "archive", "checkpoint", "core-1.img"))
+		found, err := filepath.Glob(filepath.Join(n.Root(), "io.containerd.cri.v1.restore", "*", "archive", "checkpoint",
+			"core-1.img"))
 		if err != nil || len(found) != 1 {
 			t.Fatalf("images: %q, %v", found, err)
 		}
@@ -118,7 +120,8 @@ func TestVerifyNoWindow(t *testing.T) {
 		if err := os.WriteFile(core(), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		requireRefused(t, c.TryStart(), codes.FailedPrecondition, "changed since they were verified", archive, "create it again")
+		requireRefused(t, c.TryStart(), codes.FailedPrecondition, "changed since they were verified", archive,
+			"create it again")
 		c.Remove()
 		forgetLog(t, c)
 		n.RequireNoLeak(t, before)
@@ -131,7 +134,8 @@ func TestVerifyNoWindow(t *testing.T) {
 	})
 	t.Run("view of an image", func(t *testing.T) {
 		c := pod.Create("view", imageOf(t, n, archive))
-		found, err := filepath.Glob(filepath.Join(n.State(), "io.containerd.cri.v1.restore", "*", "view", "checkpoint", "core-1.img"))
+		found, err := filepath.Glob(filepath.Join(n.State(), "io.containerd.cri.v1.restore", "*", "view", "checkpoint",
+			"core-1.img"))
 		if err != nil || len(found) != 1 {
 			t.Fatalf("images: %q, %v", found, err)
 		}
@@ -194,16 +198,19 @@ func TestPolicyBaseImages(t *testing.T) {
 	pod := n.Pod(t)
 
 	t.Run("absent", func(t *testing.T) {
-		refused(t, pod, n.checkpointOn(t, "docker.io/library/thing:1", private), codes.PermissionDenied, private, "allowed_base_images")
+		refused(t, pod, n.checkpointOn(t, "docker.io/library/thing:1", private), codes.PermissionDenied, private,
+			"allowed_base_images")
 		if got := n.front.got("/" + repository + "/"); len(got) > 0 {
 			t.Errorf("the registry was asked: %+v", got)
 		}
 	})
 	t.Run("on the node", func(t *testing.T) {
 		n.Pull(private)
-		refused(t, pod, n.checkpointOn(t, "docker.io/library/thing:2", private), codes.PermissionDenied, private, "allowed_base_images")
+		refused(t, pod, n.checkpointOn(t, "docker.io/library/thing:2", private), codes.PermissionDenied, private,
+			"allowed_base_images")
 		disguised := n.front.ref(allowed + "@" + digestOf(t, img)) // what the checkpoint calls it does not count
-		refused(t, pod, n.checkpointOn(t, "docker.io/library/thing:3", disguised), codes.PermissionDenied, "allowed_base_images")
+		refused(t, pod, n.checkpointOn(t, "docker.io/library/thing:3", disguised), codes.PermissionDenied,
+			"allowed_base_images")
 	})
 	t.Run("honest", func(t *testing.T) {
 		reference := n.front.ref(allowed + "@" + digestOf(t, img))

@@ -25,7 +25,8 @@ import (
 )
 
 // hostileArchive is the checkpoint after one of the changes that make its verification long.
-func hostileArchive(t testing.TB, n *harness.Node, archive string, change func(map[string][]byte, string) error) string {
+func hostileArchive(t testing.TB, n *harness.Node, archive string,
+	change func(map[string][]byte, string) error) string {
 	t.Helper()
 	images, root := map[string][]byte{}, t.TempDir()
 	var all []tarEntry
@@ -84,8 +85,9 @@ func asOneFile(t *testing.T, archive string) tarEntry {
 	return regularEntry(filepath.Base(archive), string(content))
 }
 
-// TestWallBound: images of some kilobytes to some megabytes that would write gigabytes, take a gigabyte of memory, or minutes of a processor.
-// All are answered, a pod of another namespace restores meanwhile, and what looks like them and is honest is restored.
+// TestWallBound: images of some kilobytes to some megabytes that would write gigabytes, take a gigabyte of memory, or
+// minutes of a processor. All are answered, a pod of another namespace restores meanwhile, and what looks like them and
+// is honest is restored.
 func TestWallBound(t *testing.T) {
 	t.Parallel()
 	w := newWall(t)
@@ -105,7 +107,8 @@ func TestWallBound(t *testing.T) {
 			twin:   func(t *testing.T) string { return inImage(t, w.n, asOneFile(t, withHoles(t, w.n, k.archive))) },
 			code:   codes.InvalidArgument, word: "config.dump",
 		},
-		"files": {attack: hostile(1, "small files"), twin: hostile(100_000, "small files"), code: codes.ResourceExhausted, word: "files.img"},
+		"files": {attack: hostile(1, "small files"), twin: hostile(100_000, "small files"), code: codes.ResourceExhausted,
+			word: "files.img"},
 		"programs": {
 			attack: hostile(1, "short programs"),
 			twin:   func(t *testing.T) string { return inImage(t, w.n, entriesOf(t, withShortProgram(t, k.archive))...) },
@@ -129,7 +132,8 @@ func withHoles(t *testing.T, n *harness.Node, archive string) string {
 	full, tree, out := t.TempDir(), t.TempDir(), filepath.Join(n.Dir(), unique("holes")+".tar")
 	t.Cleanup(func() { os.Remove(out) })
 	for _, args := range [][]string{
-		{"tar", "-C", full, "-xf", archive}, {"cp", "-r", "--sparse=always", full + "/.", tree}, {"tar", "--sparse", "--format=pax", "-C", tree, "-cf", out, "."},
+		{"tar", "-C", full, "-xf", archive}, {"cp", "-r", "--sparse=always", full + "/.", tree},
+		{"tar", "--sparse", "--format=pax", "-C", tree, "-cf", out, "."},
 	} {
 		if text, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v: %s", args[0], err, text)
@@ -145,12 +149,14 @@ func withHoles(t *testing.T, n *harness.Node, archive string) string {
 	return out
 }
 
-// withShortProgram is the checkpoint of a process that has installed a short program itself, with eight million ways through it.
+// withShortProgram is the checkpoint of a process that has installed a short program itself, with eight million ways
+// through it.
 func withShortProgram(t *testing.T, archive string) string {
 	t.Helper()
 	return editImages(t, archive, func(e *imageEditor) {
 		e.Seccomp(func(all []*seccomp.SeccompFilter) []*seccomp.SeccompFilter {
-			own := &seccomp.SeccompFilter{Filter: criutest.ShortProgram(uint16(unix.ENOSYS)), Flags: all[0].Flags, Prev: proto.Uint32(0)}
+			own := &seccomp.SeccompFilter{Filter: criutest.ShortProgram(uint16(unix.ENOSYS)), Flags: all[0].Flags,
+				Prev: proto.Uint32(0)}
 			return []*seccomp.SeccompFilter{all[0], own}
 		})
 		e.EachThread(func(_ uint32, core *criu_core.CoreEntry) { core.ThreadCore.SeccompFilter = proto.Uint32(1) })

@@ -99,8 +99,8 @@ func TestWallCost(t *testing.T) {
 	}
 }
 
-// answersAll tries more restores of a checkpoint at a time than work, and one of an honest one in another namespace meanwhile, which
-// has to succeed.
+// answersAll tries more restores of a checkpoint at a time than work, and one of an honest one in another namespace
+// meanwhile, which has to succeed.
 func (w *wall) answersAll(t *testing.T, k taken, bad string, refused func(*testing.T, error)) {
 	t.Helper()
 	var answers [5]error

@@ -63,7 +63,8 @@ var buildWorkloadImage = sync.OnceValues(func() (v1.Image, error) {
 	}
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	header := &tar.Header{Typeflag: tar.TypeReg, Name: "bin/workload", Mode: 0o755, Size: int64(len(program)), ModTime: time.Unix(0, 0)}
+	header := &tar.Header{Typeflag: tar.TypeReg, Name: "bin/workload", Mode: 0o755, Size: int64(len(program)),
+		ModTime: time.Unix(0, 0)}
 	if err := w.WriteHeader(header); err != nil {
 		return nil, err
 	}
@@ -73,7 +74,10 @@ var buildWorkloadImage = sync.OnceValues(func() (v1.Image, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil },
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser,
+		error) {
+		return io.NopCloser(bytes.NewReader(buf.Bytes())), nil
+	},
 		tarball.WithMediaType(types.OCILayer), tarball.WithCompressedCaching)
 	if err != nil {
 		return nil, err
@@ -134,7 +138,10 @@ func requireOKContinues(t testing.TB, c *harness.Container, counted int) int {
 }
 
 func bad(lines []string) string {
-	i := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, "BAD") || strings.HasPrefix(line, "panic") })
+	i := slices.IndexFunc(lines, func(line string) bool {
+		return strings.HasPrefix(line, "BAD") ||
+			strings.HasPrefix(line, "panic")
+	})
 	if i < 0 {
 		return ""
 	}

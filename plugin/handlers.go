@@ -13,8 +13,8 @@ import (
 	"github.com/cri-restore/cri-restore/internal/upstream"
 )
 
-// exportRuncs tells, in ctr plugins ls -d and for what cannot restore in the log, which runc each handler has. A handler whose runc
-// is too old does not keep the others from restoring.
+// exportRuncs tells, in ctr plugins ls -d and for what cannot restore in the log, which runc each handler has. A
+// handler whose runc is too old does not keep the others from restoring.
 func exportRuncs(ic *plugin.InitContext, binaries *runc.Binaries) error {
 	own := ic.Plugins().Get(plugins.CRIServicePlugin, ID)
 	if own == nil || own.Meta.Exports == nil {
@@ -29,7 +29,8 @@ func exportRuncs(ic *plugin.InitContext, binaries *runc.Binaries) error {
 		found := fmt.Sprintf("%s %s", file, version)
 		if err != nil {
 			found = "unusable: " + err.Error()
-			log.G(ic.Context).WithError(err).WithField("handler", handler).Error("no checkpoint can be restored with this runtime handler")
+			log.G(ic.Context).WithError(err).WithField("handler", handler).
+				Error("no checkpoint can be restored with this runtime handler")
 		}
 		own.Meta.Exports["runc_"+handler] = found
 	}

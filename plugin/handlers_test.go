@@ -42,7 +42,8 @@ runtime_type = "io.containerd.kata.v2"
 func TestExportRuncs(t *testing.T) {
 	dir := t.TempDir()
 	for name, version := range map[string]string{"runc": "1.4.4", "old-runc": "1.4.3"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\necho runc version "+version+"\n"), 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\necho runc version "+version+"\n"),
+			0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -65,7 +66,8 @@ func TestExportRuncs(t *testing.T) {
 	if got := exports["runc_runc"]; got != filepath.Join(dir, "runc")+" 1.4.4" {
 		t.Errorf("runc: %q", got)
 	}
-	if got := exports["runc_second"]; !strings.HasPrefix(got, "unusable: ") || !strings.Contains(got, "1.4.3") || !strings.Contains(got, runc.Needed) {
+	if got := exports["runc_second"]; !strings.HasPrefix(got, "unusable: ") || !strings.Contains(got, "1.4.3") ||
+		!strings.Contains(got, runc.Needed) {
 		t.Errorf("second: %q", got)
 	}
 	if _, ok := exports["runc_other"]; ok {

@@ -48,7 +48,8 @@ func wanted(ic *plugin.InitContext) bool {
 func decorate(ic *plugin.InitContext, inner hook.CRIServices) (hook.CRIServices, error) {
 	instance, err := ic.GetByID(plugins.CRIServicePlugin, ID)
 	if err != nil {
-		client, cerr := containerd.New("", containerd.WithDefaultNamespace(upstream.Namespace), containerd.WithInMemoryServices(ic))
+		client, cerr := containerd.New("", containerd.WithDefaultNamespace(upstream.Namespace),
+			containerd.WithInMemoryServices(ic))
 		if cerr != nil {
 			return inner, cerr
 		}
@@ -127,8 +128,9 @@ func shimPath(ic *plugin.InitContext) string {
 	return os.Getenv("PATH")
 }
 
-// abilities returns whether the node can restore, by checks that take too long for the start of containerd: they run after it,
-// and again when a checkpoint is asked for while one of them fails. binary is the CRIU that [supported] has found.
+// abilities returns whether the node can restore, by checks that take too long for the start of containerd: they run
+// after it, and again when a checkpoint is asked for while one of them fails. binary is the CRIU that [supported] has
+// found.
 func abilities(ctx context.Context, binary string) *ability.Ability {
 	a := ability.New("restore checkpoints",
 		func(ctx context.Context) error { return criu.CheckKernel(ctx, binary) },

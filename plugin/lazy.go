@@ -29,7 +29,8 @@ func lazyPages(ic *plugin.InitContext, config *Config) *restore.Pages {
 	program, err := findProgram(pageserver.Program)
 	if err != nil {
 		ic.Meta.Exports["lazy_pages"] = "unavailable: " + err.Error()
-		log.G(ic.Context).WithError(err).Warn("this node cannot restore lazily: all memory is restored before a container runs")
+		log.G(ic.Context).WithError(err).Warn("this node cannot restore lazily: all memory is restored before a container " +
+			"runs")
 		return nil
 	}
 	ic.Meta.Exports["lazy_pages"] = config.LazyPages

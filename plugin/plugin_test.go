@@ -39,7 +39,8 @@ func TestRegistration(t *testing.T) {
 	if want := DefaultConfig(); !reflect.DeepEqual(r.Config, &want) {
 		t.Errorf("configuration %+v", r.Config)
 	}
-	for _, needed := range []plugin.Type{plugins.MetadataPlugin, plugins.EventPlugin, plugins.ServicePlugin, plugins.LeasePlugin} {
+	for _, needed := range []plugin.Type{plugins.MetadataPlugin, plugins.EventPlugin, plugins.ServicePlugin,
+		plugins.LeasePlugin} {
 		if !slices.Contains(r.Requires, needed) {
 			t.Errorf("%s is not required", needed)
 		}
@@ -85,12 +86,15 @@ func TestInitRefusesOrSkips(t *testing.T) {
 		is      func(error) bool
 		says    []string
 	}{
-		"broken configuration": {func(c *Config) { c.FailedLogs = -1 }, nil, false, errdefs.IsInvalidArgument, []string{"failed_logs"}},
-		"turned off":           {func(c *Config) { c.Enable = false }, nil, true, nil, []string{"enable = false"}},
-		"no shim":              {nil, nil, true, nil, []string{shim}},
-		"no CRIU":              {nil, map[string]string{shim: ""}, true, errdefs.IsNotFound, []string{"criu", "install"}},
-		"old CRIU":             {nil, map[string]string{shim: "", "criu": `echo "Version: 3.17.1"`}, true, errdefs.IsFailedPrecondition, []string{"3.17.1", "4.1"}},
-		"no guard":             {nil, map[string]string{shim: "", "criu": `echo "Version: 4.2.1"`}, true, nil, []string{guard.Program, "install it beside containerd"}},
+		"broken configuration": {func(c *Config) { c.FailedLogs = -1 }, nil, false, errdefs.IsInvalidArgument,
+			[]string{"failed_logs"}},
+		"turned off": {func(c *Config) { c.Enable = false }, nil, true, nil, []string{"enable = false"}},
+		"no shim":    {nil, nil, true, nil, []string{shim}},
+		"no CRIU":    {nil, map[string]string{shim: ""}, true, errdefs.IsNotFound, []string{"criu", "install"}},
+		"old CRIU": {nil, map[string]string{shim: "", "criu": `echo "Version: 3.17.1"`}, true,
+			errdefs.IsFailedPrecondition, []string{"3.17.1", "4.1"}},
+		"no guard": {nil, map[string]string{shim: "", "criu": `echo "Version: 4.2.1"`}, true, nil,
+			[]string{guard.Program, "install it beside containerd"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -125,7 +129,8 @@ func TestInitRefusesOrSkips(t *testing.T) {
 
 func TestSupported(t *testing.T) {
 	dir := t.TempDir()
-	for program, script := range map[string]string{shim: "", guard.Program: "", "criu": `[ "$1" = check ] || echo "Version: 4.2.1"`} {
+	for program, script := range map[string]string{shim: "", guard.Program: "",
+		"criu": `[ "$1" = check ] || echo "Version: 4.2.1"`} {
 		if err := os.WriteFile(filepath.Join(dir, program), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +140,8 @@ func TestSupported(t *testing.T) {
 	if err := supported(ic); err != nil {
 		t.Fatal(err)
 	}
-	if ic.Meta.Exports["guard_path"] != filepath.Join(dir, guard.Program) || ic.Meta.Exports["criu_path"] != filepath.Join(dir, "criu") || ic.Meta.Exports["criu_version"] != "4.2.1" {
+	if ic.Meta.Exports["guard_path"] != filepath.Join(dir, guard.Program) ||
+		ic.Meta.Exports["criu_path"] != filepath.Join(dir, "criu") || ic.Meta.Exports["criu_version"] != "4.2.1" {
 		t.Errorf("exports %v", ic.Meta.Exports)
 	}
 }
@@ -150,7 +156,8 @@ func TestAbilities(t *testing.T) {
 	}
 	able := abilities(t.Context(), binary)
 	for range 2 {
-		if err := able.Err(t.Context()); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "no kernel for this") {
+		if err := able.Err(t.Context()); !errdefs.IsFailedPrecondition(err) ||
+			!strings.Contains(err.Error(), "no kernel for this") {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -174,7 +181,8 @@ func TestWanted(t *testing.T) {
 		return plugin.NewContext(t.Context(), set, nil)
 	}
 	this := func(config any) *plugin.Plugin {
-		r := plugin.Registration{Type: plugins.CRIServicePlugin, ID: ID, InitFn: func(*plugin.InitContext) (any, error) { return nil, errors.New("failed") }}
+		r := plugin.Registration{Type: plugins.CRIServicePlugin, ID: ID,
+			InitFn: func(*plugin.InitContext) (any, error) { return nil, errors.New("failed") }}
 		ic := plugin.NewContext(t.Context(), plugin.NewPluginSet(), nil)
 		ic.Config = config
 		return r.Init(ic)

@@ -15,10 +15,12 @@ func TestVersionOf(t *testing.T) {
 		info       *debug.BuildInfo
 		want       string
 	}{
-		"our build":            {"v2.4.2+cri-restore.1.0", dependency, "1.0"},
-		"another build":        {"v2.4.2", dependency, "v1.2.3"},
-		"our module, by hand":  {"2.4.2+unknown", &debug.BuildInfo{Main: debug.Module{Path: modulePath, Version: "(devel)"}}, "(devel)"},
-		"a build without it":   {"v2.4.2", &debug.BuildInfo{Main: debug.Module{Path: "example.com/x", Version: "v1"}}, "unknown"},
+		"our build":     {"v2.4.2+cri-restore.1.0", dependency, "1.0"},
+		"another build": {"v2.4.2", dependency, "v1.2.3"},
+		"our module, by hand": {"2.4.2+unknown", &debug.BuildInfo{Main: debug.Module{Path: modulePath, Version: "(devel)"}},
+			"(devel)"},
+		"a build without it": {"v2.4.2", &debug.BuildInfo{Main: debug.Module{Path: "example.com/x", Version: "v1"}},
+			"unknown"},
 		"a build that says so": {"v2.4.2", nil, "unknown"},
 	} {
 		if got := versionOf(c.containerd, c.info); got != c.want {

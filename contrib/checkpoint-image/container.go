@@ -19,7 +19,8 @@ import (
 )
 
 // notForContainers are the flags that say what the node decides when a running container is checkpointed.
-var notForContainers = []string{"layout", "oci-archive", "compression", "platform", "temp-dir", "snapshotter", "namespace"}
+var notForContainers = []string{"layout", "oci-archive", "compression", "platform", "temp-dir", "snapshotter",
+	"namespace"}
 
 // checkpoint lets a running container become a checkpoint image on its node, without an archive.
 func checkpoint(ctx context.Context, c *cli.Command, name string) (ocispec.Descriptor, error) {
@@ -29,7 +30,8 @@ func checkpoint(ctx context.Context, c *cli.Command, name string) (ocispec.Descr
 	}
 	for _, flag := range notForContainers {
 		if c.IsSet(flag) {
-			return none, fmt.Errorf("--%s is for archives; a container's image is made by its containerd, which --containerd names", flag)
+			return none, fmt.Errorf("--%s is for archives; a container's image is made by its containerd, which --containerd "+
+				"names", flag)
 		}
 	}
 	client, err := containerd.New(c.String("containerd"))
@@ -42,7 +44,8 @@ func checkpoint(ctx context.Context, c *cli.Command, name string) (ocispec.Descr
 		return none, fmt.Errorf("containerd's connection is %T: %w", client.Conn(), errdefs.ErrNotImplemented)
 	}
 	if _, err := runtime.NewRuntimeServiceClient(conn).CheckpointContainer(ctx, &runtime.CheckpointContainerRequest{
-		ContainerId: c.String("container"), Location: policy.ImageLocation + name, Timeout: int64(c.Duration("timeout") / time.Second),
+		ContainerId: c.String("container"), Location: policy.ImageLocation + name,
+		Timeout: int64(c.Duration("timeout") / time.Second),
 	}); err != nil {
 		return none, errgrpc.ToNative(err)
 	}

@@ -34,18 +34,24 @@ func main() {
 		OnUsageError: func(_ context.Context, _ *cli.Command, err error, _ bool) error { return err },
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Required: true, Usage: "`NAME` of the image, with a tag"},
-			&cli.StringFlag{Name: "container", Usage: "checkpoint the running container `ID`; the image stays in its containerd, which needs allow_checkpoint_images"},
-			&cli.DurationFlag{Name: "timeout", Usage: "give up a checkpoint of a container after this time, in whole seconds (default: none)"},
+			&cli.StringFlag{Name: "container", Usage: "checkpoint the running container `ID`; the image stays in its " +
+				"containerd, which needs allow_checkpoint_images"},
+			&cli.DurationFlag{Name: "timeout", Usage: "give up a checkpoint of a container after this time, in whole seconds " +
+				"(default: none)"},
 			&cli.StringFlag{Name: "compression", Value: string(image.Zstd), Usage: "of the layer: zstd, gzip or none"},
-			&cli.StringFlag{Name: "platform", Usage: "`PLATFORM` on which the process ran, as in linux/arm64 (default: this machine's)"},
-			&cli.StringFlag{Name: "temp-dir", Usage: "unpack the archive in `DIR` meanwhile (default: beside the layout or archive, else $TMPDIR)"},
+			&cli.StringFlag{Name: "platform", Usage: "`PLATFORM` on which the process ran, as in linux/arm64 (default: this " +
+				"machine's)"},
+			&cli.StringFlag{Name: "temp-dir", Usage: "unpack the archive in `DIR` meanwhile (default: beside the layout or " +
+				"archive, else $TMPDIR)"},
 			&cli.StringFlag{Name: "namespace", Value: upstream.Namespace, Usage: "containerd's `NAMESPACE` for the image"},
-			&cli.StringFlag{Name: "snapshotter", Usage: "containerd's `SNAPSHOTTER` to unpack the image in (default: containerd's default)"},
+			&cli.StringFlag{Name: "snapshotter", Usage: "containerd's `SNAPSHOTTER` to unpack the image in (default: " +
+				"containerd's default)"},
 		},
 		MutuallyExclusiveFlags: []cli.MutuallyExclusiveFlags{{Required: true, Flags: [][]cli.Flag{
 			{&cli.StringFlag{Name: "layout", Usage: "add the image to the OCI image layout `DIR`, which is created if absent"}},
 			{&cli.StringFlag{Name: "oci-archive", Usage: "write the image to `FILE`, a tar of an OCI image layout"}},
-			{&cli.StringFlag{Name: "containerd", Usage: "put the image into the containerd that listens on the socket `ADDRESS`"}},
+			{&cli.StringFlag{Name: "containerd", Usage: "put the image into the containerd that listens on the socket " +
+				"`ADDRESS`"}},
 		}}},
 	}
 	if err := app.Run(ctx, os.Args); err != nil {
@@ -101,7 +107,8 @@ func build(ctx context.Context, c *cli.Command, name string) (ocispec.Descriptor
 	}
 }
 
-func publish(ctx context.Context, c *cli.Command, name, archive string, o image.BuildOptions) (ocispec.Descriptor, error) {
+func publish(ctx context.Context, c *cli.Command, name, archive string, o image.BuildOptions) (ocispec.Descriptor,
+	error) {
 	client, err := containerd.New(c.String("containerd"))
 	if err != nil {
 		return ocispec.Descriptor{}, err

@@ -65,18 +65,21 @@ func (n *node) calls() string {
 func TestInstallSystemd(t *testing.T) {
 	n := newSystemd(t, " --config /etc/containerd/config.toml --log-level debug")
 	before := tree(t, n.root)
-	contains(t, n.install(), "containerd 2.3.4 (/usr/bin/containerd --config /etc/containerd/config.toml --log-level debug)",
+	contains(t, n.install(), "containerd 2.3.4 (/usr/bin/containerd --config /etc/containerd/config.toml --log-level "+
+		"debug)",
 		"restart containerd", "containerd v2.4.2+cri-restore.1.0 runs", "restore    -            ok")
 	contains(t, n.calls(), "daemon-reload\nrestart containerd.service\n")
 	unit, err := os.ReadFile(n.root + dropIn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	contains(t, string(unit), "\nExecStart=\nExecStart=/opt/cri-restore/bin/containerd --config /etc/containerd/config.toml --log-level debug\n",
+	contains(t, string(unit), "\nExecStart=\nExecStart=/opt/cri-restore/bin/containerd --config "+
+		"/etc/containerd/config.toml --log-level debug\n",
 		"\nKillMode=process\n", "\nEnvironment=PATH=/opt/cri-restore/bin:")
 
 	n.program(n.root+"/opt/cri-restore/bin/containerd", "containerd x v2.4.2+cri-restore.0.9")
-	contains(t, n.install(), "containerd 2.4.2+cri-restore.0.9 (/opt/cri-restore/bin/containerd --config", "replace /opt/cri-restore/bin/containerd", "restart containerd")
+	contains(t, n.install(), "containerd 2.4.2+cri-restore.0.9 (/opt/cri-restore/bin/containerd --config",
+		"replace /opt/cri-restore/bin/containerd", "restart containerd")
 	n.calls()
 	contains(t, n.install(), "nothing to do")
 	if calls := n.calls(); strings.Contains(calls, "restart") {
@@ -125,7 +128,8 @@ func TestUninstallWaits(t *testing.T) {
 			"type_url": "github.com/cri-restore/cri-restore/x",
 			"value": "`+base64.StdEncoding.EncodeToString([]byte(extensions[i+1]))+`"}`)
 		}
-		return `{"ID": "c1", "Labels": {"org.criu.restore/id": "r1"}, "Extensions": {"other": {"value": "e30="}` + strings.Join(append([]string{""}, list...), ", ") + `}}`
+		return `{"ID": "c1", "Labels": {"org.criu.restore/id": "r1"}, "Extensions": {"other": {"value": "e30="}` +
+			strings.Join(append([]string{""}, list...), ", ") + `}}`
 	}
 	record := func(text string) string { return info("origin", `{"id":"r1","image":"x"}`, "record", text) }
 	for name, c := range map[string]struct {
@@ -133,12 +137,15 @@ func TestUninstallWaits(t *testing.T) {
 		refused                   bool
 		says                      string
 	}{
-		"waits":              {"c1\n", "", record(`{"version":1,"id":"r1"}`), true, "created from a checkpoint and not started, and could not be once the plugin is gone: c1"},
-		"waits, of a kind":   {"c1\n", "c11\n", record(`{"version":1,"id":"r1","image":"ended:true"}`), true, "not started"},
-		"runs":               {"c1\n", "c1\n", record(`{"version":1,"id":"r1","ended":true}`), false, "run on, without statistics and OOMKilled: c1"},
-		"has ended":          {"c1\n", "", record(`{"version":1,"id":"r1","ended":true}`), false, "run on"},
-		"killed in between":  {"c1\n", "", info("origin", `{"id":"r1","image":"x"}`), true, "not started"},
-		"began anew":         {"c1\n", "", info("origin", `{"id":"r1","image":"x","fresh":"no such image"}`), false, "removed"},
+		"waits": {"c1\n", "", record(`{"version":1,"id":"r1"}`), true,
+			"created from a checkpoint and not started, and could not be once the plugin is gone: c1"},
+		"waits, of a kind": {"c1\n", "c11\n", record(`{"version":1,"id":"r1","image":"ended:true"}`), true, "not started"},
+		"runs": {"c1\n", "c1\n", record(`{"version":1,"id":"r1","ended":true}`), false,
+			"run on, without statistics and OOMKilled: c1"},
+		"has ended":         {"c1\n", "", record(`{"version":1,"id":"r1","ended":true}`), false, "run on"},
+		"killed in between": {"c1\n", "", info("origin", `{"id":"r1","image":"x"}`), true, "not started"},
+		"began anew": {"c1\n", "", info("origin", `{"id":"r1","image":"x","fresh":"no such image"}`), false,
+			"removed"},
 		"a label of its own": {"c1\n", "", info(), false, "removed"},
 		"was not restored":   {"", "c2\n", "{}", false, "removed"},
 	} {
@@ -169,7 +176,8 @@ func TestUninstallWaits(t *testing.T) {
 		n := newSystemd(t, "")
 		n.install()
 		n.file(n.root+"/var/lib/containerd/io.containerd.cri.v1.restore/r1/view/file", "", 0o600)
-		n.file(n.root+"/proc/mounts", "overlay /var/lib/containerd/io.containerd.cri.v1.restore/r1/view overlay ro 0 0\n", 0o444)
+		n.file(n.root+"/proc/mounts", "overlay /var/lib/containerd/io.containerd.cri.v1.restore/r1/view overlay ro 0 0\n",
+			0o444)
 		contains(t, n.uninstall("--purge"), "stays: something is mounted below it")
 		if _, err := os.Stat(n.root + "/var/lib/containerd/io.containerd.cri.v1.restore/r1/view/file"); err != nil {
 			t.Error(err)

@@ -44,7 +44,8 @@ func (r *repository) changelog(heading string) {
 
 func (r *repository) git(args ...string) {
 	r.t.Helper()
-	cmd := exec.CommandContext(r.t.Context(), "git", append([]string{"-C", r.dir, "-c", "user.name=x", "-c", "user.email=x@example.com"}, args...)...)
+	cmd := exec.CommandContext(r.t.Context(), "git",
+		append([]string{"-C", r.dir, "-c", "user.name=x", "-c", "user.email=x@example.com"}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		r.t.Fatalf("git %s: %v: %s", args, err, out)
 	}

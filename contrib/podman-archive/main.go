@@ -33,7 +33,8 @@ func main() {
 		OnUsageError: func(_ context.Context, _ *cli.Command, err error, _ bool) error { return err },
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "runtime", Value: "runc", Usage: "Podman's `NAME` of the runtime that will restore"},
-			&cli.StringSliceFlag{Name: "volume", Usage: "mount the directory or file of the node at the container's path, `NODE:CONTAINER`, once for each volume of the container"},
+			&cli.StringSliceFlag{Name: "volume", Usage: "mount the directory or file of the node at the container's path, " +
+				"`NODE:CONTAINER`, once for each volume of the container"},
 		},
 	}
 	if err := app.Run(ctx, os.Args); err != nil {

@@ -28,7 +28,8 @@ func command() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "`ADDRESS` to listen on; port 0 takes a free one"},
 			&cli.StringFlag{Name: "port-file", Usage: "`FILE` that gets the address (host:port) once all images are served"},
-			&cli.StringSliceFlag{Name: "load", Usage: "`DIR=NAME:TAG`: serve the image of an OCI image layout under that name; may be repeated"},
+			&cli.StringSliceFlag{Name: "load", Usage: "`DIR=NAME:TAG`: serve the image of an OCI image layout under that " +
+				"name; may be repeated"},
 			&cli.StringFlag{Name: "require-auth", Usage: "`USER:PASSWORD` that every request must carry (basic authentication)"},
 			&cli.DurationFlag{Name: "delay", Usage: "`DURATION` to wait before each download of a blob"},
 		},
@@ -54,7 +55,8 @@ func serve(ctx context.Context, cmd *cli.Command) error {
 		return fmt.Errorf("--listen %s: %w", cmd.String("listen"), err)
 	}
 	server := &http.Server{
-		Handler:           handler(options{user: user, password: password, delay: cmd.Duration("delay"), log: cmd.Root().ErrWriter}),
+		Handler: handler(options{user: user, password: password, delay: cmd.Duration("delay"),
+			log: cmd.Root().ErrWriter}),
 		ReadHeaderTimeout: time.Minute,
 	}
 	ended := make(chan error, 1)

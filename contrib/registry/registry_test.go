@@ -116,7 +116,8 @@ func TestServesLayouts(t *testing.T) {
 	one, oneDigest := randomImage(t)
 	two, twoDigest := randomImage(t)
 	address, log := start(t, "--load", imageLayout(t, one)+"=busybox:1", "--load", imageLayout(t, two)+"=team/app:v2")
-	for ref, want := range map[string]string{"busybox:1": oneDigest, "team/app:v2": twoDigest, "busybox@" + oneDigest: oneDigest} {
+	for ref, want := range map[string]string{"busybox:1": oneDigest, "team/app:v2": twoDigest,
+		"busybox@" + oneDigest: oneDigest} {
 		image, err := pull(t, address+"/"+ref, authn.Anonymous)
 		if err != nil {
 			t.Errorf("pull %s: %v", ref, err)
@@ -183,7 +184,8 @@ func TestDelaysBlobs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, slow := range map[string]bool{"/v2/slow/manifests/" + digest: false, "/v2/slow/blobs/" + config.String(): true} {
+	for path, slow := range map[string]bool{"/v2/slow/manifests/" + digest: false,
+		"/v2/slow/blobs/" + config.String(): true} {
 		begin := time.Now()
 		response, err := http.Get("http://" + address + path)
 		if err != nil {
@@ -211,7 +213,8 @@ func TestRefusesArguments(t *testing.T) {
 	} {
 		cmd := command()
 		cmd.Writer, cmd.ErrWriter = &logBuffer{}, &logBuffer{}
-		if err := cmd.Run(t.Context(), append([]string{"registry"}, args...)); err == nil || !strings.Contains(err.Error(), want) {
+		if err := cmd.Run(t.Context(), append([]string{"registry"}, args...)); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want an error with %q", args, err, want)
 		}
 	}

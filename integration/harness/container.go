@@ -81,7 +81,8 @@ func (c *Container) Stop(grace time.Duration) {
 	ctx, cancel := callContext(c.t)
 	defer cancel()
 	seconds := int64((grace + time.Second - 1) / time.Second)
-	if _, err := c.n.Runtime().StopContainer(ctx, &runtime.StopContainerRequest{ContainerId: c.ID, Timeout: seconds}); err != nil {
+	if _, err := c.n.Runtime().StopContainer(ctx, &runtime.StopContainerRequest{ContainerId: c.ID,
+		Timeout: seconds}); err != nil {
 		c.t.Fatalf("harness: stop container %s: %v", c.ID, err)
 	}
 }
@@ -121,7 +122,8 @@ func (c *Container) TryCheckpoint(path string) error {
 	c.t.Helper()
 	ctx, cancel := callContext(c.t)
 	defer cancel()
-	_, err := c.n.Runtime().CheckpointContainer(ctx, &runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: path})
+	_, err := c.n.Runtime().CheckpointContainer(ctx,
+		&runtime.CheckpointContainerRequest{ContainerId: c.ID, Location: path})
 	return err
 }
 

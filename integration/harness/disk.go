@@ -40,7 +40,8 @@ func (n *node) mountDisk() error {
 //
 //	"full"         no room for another byte of a file
 //	"no inodes"    none for another file
-//	"read-only"    what is opened, made or removed by its name from now on fails; containerd goes on writing to what it has open
+//	"read-only"    what is opened, made or removed by its name from now on fails;
+//	               containerd goes on writing to what it has open
 //	"snapshotter"  the same for the snapshotter's directory only: it can make and remove no snapshot
 //	""             in order again
 func (n *Node) Disk(state string) {

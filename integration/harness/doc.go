@@ -24,14 +24,16 @@
 //
 //	New(t, opts...) *Node                   Require(t) *Tools    Repo() (string, error)
 //	WithBinary(path)  WithConfig(toml)  WithRestoreConfig(toml)  WithEnv("K=v"...)  WithLogLevel(level)
-//	WithSnapshotter("native")  WithRegistry(r)  WithRegistryAuth(user, password)  WithSharedRuncRoot()  WithCRIU(false)  WithOwnDisk()
+//	WithSnapshotter("native")  WithRegistry(r)  WithRegistryAuth(user, password)  WithSharedRuncRoot()
+//	WithCRIU(false)  WithOwnDisk()
 //	n.Start() n.TryStart() n.Stop() n.Kill() n.Restart() n.DaemonPid() n.DaemonLog()
 //	n.Disk("full"|"no inodes"|"read-only"|"snapshotter"|"")     // of a node WithOwnDisk
 //	n.Reconfigure(opts...) n.TryReconfigure(opts...) error      // other options, and a restart
 //	n.Runtime() n.Images() n.Client() n.Context()       // CRI, containerd; a context for both
 //	n.Crictl(args...) n.TryCrictl(args...) n.Ctr(args...) n.TryCtr(args...)
 //	n.Image(repository) n.Pull(ref) n.PullAs(ref, user, password) n.TryPull(...) n.ImageStatus(ref) n.RemoveImage(ref)
-//	n.Dir() n.Root() n.State() n.HostsDir() n.RuncRoot() n.CgroupRoot() n.Socket() n.FailedLogDir() n.ID() n.Registry() n.Tools()
+//	n.Dir() n.Root() n.State() n.HostsDir() n.RuncRoot() n.CgroupRoot() n.Socket() n.FailedLogDir()
+//	n.ID() n.Registry() n.Tools()
 //	n.In(t) *Node                                       // the same node for a subtest
 //
 // # Pod

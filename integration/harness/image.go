@@ -92,7 +92,8 @@ func (n *Node) removeImagesExcept(baseline Inventory) error {
 			if baseline.has(KindImage, name) {
 				continue
 			}
-			err := n.Client().ImageService().Delete(namespaces.WithNamespace(ctx, k8sNamespace), name, images.SynchronousDelete())
+			err := n.Client().ImageService().Delete(namespaces.WithNamespace(ctx, k8sNamespace), name,
+				images.SynchronousDelete())
 			if err != nil && !errdefs.IsNotFound(err) {
 				errs = append(errs, fmt.Errorf("remove image name %s: %w", name, err))
 			}

@@ -174,8 +174,14 @@ func leaks() []leak {
 			must(t, os.MkdirAll(dir, 0o755))
 			return func() error { return unix.Rmdir(dir) }
 		}},
-		{KindFile, "plugin-state", file(func(n *Node) string { return filepath.Join(n.State(), restorePlugin, "plugin-state") })},
-		{KindFile, "plugin-root", file(func(n *Node) string { return filepath.Join(n.Root(), restorePlugin, "plugin-root") })},
+		{KindFile, "plugin-state", file(func(n *Node) string {
+			return filepath.Join(n.State(), restorePlugin,
+				"plugin-state")
+		})},
+		{KindFile, "plugin-root", file(func(n *Node) string {
+			return filepath.Join(n.Root(), restorePlugin,
+				"plugin-root")
+		})},
 		{KindFile, "runc-state", file(func(n *Node) string { return filepath.Join(n.RuncRoot(), "runc-state") })},
 		{KindFile, "temporary", file(func(n *Node) string { return n.path("tmp", "temporary") })},
 		{KindFile, "netns", file(func(n *Node) string {
@@ -218,7 +224,8 @@ func TestPassingProcesses(t *testing.T) {
 		t.Errorf("then: %q, want the mount", got)
 	}
 	second[KindProcess]["2@20"] = "sleep"
-	if got := second.withoutPassing(first).Diff(baseline); len(got) != 2 || !strings.Contains(strings.Join(got, " "), "sleep") {
+	if got := second.withoutPassing(first).Diff(baseline); len(got) != 2 ||
+		!strings.Contains(strings.Join(got, " "), "sleep") {
 		t.Errorf("a process that stays: %q", got)
 	}
 	if len(second[KindProcess]) != 3 {

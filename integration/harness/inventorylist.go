@@ -96,7 +96,8 @@ func (n *Node) listCRI(ctx context.Context, inv Inventory) error {
 		return fmt.Errorf("list CRI pods: %w", err)
 	}
 	for _, p := range pods.GetItems() {
-		inv.add(KindSandbox, "CRI "+p.GetId(), fmt.Sprintf("CRI %s %s %s", p.GetMetadata().GetName(), p.GetId(), p.GetState()))
+		inv.add(KindSandbox, "CRI "+p.GetId(), fmt.Sprintf("CRI %s %s %s", p.GetMetadata().GetName(), p.GetId(),
+			p.GetState()))
 	}
 	return nil
 }

@@ -17,8 +17,8 @@ import (
 var limitsSource []byte
 
 // readingLimits returns a CRIU that dumps processes of other users on this machine, too: the one given where root has
-// CAP_SYS_RESOURCE, as it has on every node, and otherwise one with a library that reads limits without it. What that CRIU
-// is made of lies in a folder of its own below the binaries', which outlives the tests.
+// CAP_SYS_RESOURCE, as it has on every node, and otherwise one with a library that reads limits without it. What that
+// CRIU is made of lies in a folder of its own below the binaries', which outlives the tests.
 func readingLimits(bin, criu string) (string, error) {
 	if able, err := hasCapability(unix.CAP_SYS_RESOURCE); able || err != nil {
 		return criu, err
@@ -46,7 +46,8 @@ func readingLimits(bin, criu string) (string, error) {
 		return "", fmt.Errorf("%s: %w: %s", compile, err, out)
 	}
 	script := fmt.Sprintf("#!/bin/sh\nLD_PRELOAD='%s' exec '%s' \"$@\"\n", filepath.Join(dir, "limits.so"), criu)
-	if err := errors.Join(os.WriteFile(filepath.Join(made, "criu"), []byte(script), 0o755), os.Chmod(made, 0o755)); err != nil {
+	if err := errors.Join(os.WriteFile(filepath.Join(made, "criu"), []byte(script), 0o755),
+		os.Chmod(made, 0o755)); err != nil {
 		return "", err
 	}
 	// Another test process may have been faster; what it made is the same.

@@ -13,8 +13,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// waitTimeout is how long something that must come is waited for. It is far above what an idle machine needs: tests that run
-// beside much other work must not fail for it.
+// waitTimeout is how long something that must come is waited for. It is far above what an idle machine needs: tests
+// that run beside much other work must not fail for it.
 const waitTimeout = 2 * time.Minute
 
 // LogLine is one line of a CRI log file (kubernetes: design-proposals, "CRI logging").

@@ -101,7 +101,8 @@ func (n *node) prepare(t testing.TB) error {
 	if n.owner, err = claim(n.dir); err != nil {
 		return err
 	}
-	for _, sub := range []string{"cni", "cni-data", "hosts.d", "cdi", "tmp", "logs", "s", "nri/plugins", "nri/conf.d", "work"} {
+	for _, sub := range []string{"cni", "cni-data", "hosts.d", "cdi", "tmp", "logs", "s", "nri/plugins", "nri/conf.d",
+		"work"} {
 		if err := os.MkdirAll(n.path(sub), 0o755); err != nil {
 			return err
 		}

@@ -193,11 +193,13 @@ func TestPrivateRegistry(t *testing.T) {
 
 func TestParseLog(t *testing.T) {
 	const at = "2026-01-02T03:04:05.678901234Z"
-	lines, err := parseLog(at + " stdout P hel\n" + at + " stderr F oops\n" + at + " stdout F lo world\n" + at + " stdout F unfinished")
+	lines, err := parseLog(at + " stdout P hel\n" + at + " stderr F oops\n" + at + " stdout F lo world\n" + at +
+		" stdout F unfinished")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(lines) != 2 || lines[0].Text != "oops" || lines[1].Text != "hello world" || lines[1].Time.Nanosecond() != 678901234 {
+	if len(lines) != 2 || lines[0].Text != "oops" || lines[1].Text != "hello world" ||
+		lines[1].Time.Nanosecond() != 678901234 {
 		t.Errorf("got %+v", lines)
 	}
 	for _, bad := range []string{"\n", "x stdout F a\n", at + " stdin F a\n"} {

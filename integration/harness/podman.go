@@ -64,11 +64,13 @@ func (p *Podman) prepare() error {
 		return err
 	}
 	// The storage's defaults of the machine are not ours, and it may have none.
-	storage := fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n", p.path("root"), p.path("run"))
+	storage := fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n", p.path("root"),
+		p.path("run"))
 	if err := os.WriteFile(p.path("storage.conf"), []byte(storage), 0o644); err != nil {
 		return err
 	}
-	if err := os.WriteFile(p.path("policy.json"), []byte(`{"default":[{"type":"insecureAcceptAnything"}]}`), 0o644); err != nil {
+	if err := os.WriteFile(p.path("policy.json"), []byte(`{"default":[{"type":"insecureAcceptAnything"}]}`),
+		0o644); err != nil {
 		return err
 	}
 	image, err := BusyboxImage()

@@ -124,7 +124,8 @@ func (r *Registry) push(repository string, digest v1.Hash, write func(name.Refer
 	r.t.Helper()
 	ref, err := name.ParseReference(r.Ref(repository), name.Insecure)
 	if err == nil {
-		err = write(ref, remote.WithTransport(marked{http.DefaultTransport}), remote.WithAuth(authn.Anonymous), remote.WithContext(r.t.Context()))
+		err = write(ref, remote.WithTransport(marked{http.DefaultTransport}), remote.WithAuth(authn.Anonymous),
+			remote.WithContext(r.t.Context()))
 	}
 	if err != nil {
 		r.t.Fatalf("harness: push %s: %v", repository, err)

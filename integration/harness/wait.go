@@ -35,7 +35,8 @@ func (c *Container) WaitExited() *runtime.ContainerStatus {
 			return status
 		}
 		if err == nil || ctx.Err() != nil {
-			c.t.Fatalf("harness: container %s has not exited, CRI says %s; waiting for its process: %v", c.ID, status.GetState(), err)
+			c.t.Fatalf("harness: container %s has not exited, CRI says %s; waiting for its process: %v", c.ID,
+				status.GetState(), err)
 		}
 	}
 }

@@ -14,11 +14,12 @@ import (
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
-// testKubeletKilled kills the kubelet in the moment in which containerd has made the container: it is created, and nobody starts
-// it.
+// testKubeletKilled kills the kubelet in the moment in which containerd has made the container: it is created, and
+// nobody starts it.
 func (w *world) testKubeletKilled(t *testing.T) {
 	ck := w.checkpointOf(t, "orphan", w.base, "", counting(""))
-	w.Apply(t, manifest("warm", "", container("counter", ck.image, ""))) // both images are there, so that nothing takes long
+	// both images are there, so that nothing takes long
+	w.Apply(t, manifest("warm", "", container("counter", ck.image, "")))
 	w.WaitPod(t, "warm", "ready", ready)
 	n := w.n.In(t)
 	envelopes, errs := n.Client().Subscribe(n.Context(), `topic=="/containers/update"`)
@@ -138,7 +139,8 @@ func (w *world) testDeletedInMidRestore(t *testing.T) {
 	release := registry.Hold("/v2/held/base/blobs")
 	defer release()
 	w.Apply(t, text)
-	eventually(t, "the base image is being pulled", func() bool { return len(registry.Requests("/v2/held/base/manifests/sha256")) > 0 })
+	eventually(t, "the base image is being "+
+		"pulled", func() bool { return len(registry.Requests("/v2/held/base/manifests/sha256")) > 0 })
 	w.Kubectl(t, "delete", "pod", "held", "--wait=false")
 	release()
 	w.Kubectl(t, "wait", "pod/held", "--for=delete", "--timeout=90s")
@@ -158,7 +160,8 @@ func (w *world) testImageGC(t *testing.T) {
 	unused := w.pushBase(t, "unused/base", testimage.Options{})
 	n := w.n.In(t)
 	n.PullAs(unused, user, password)
-	pod := w.runs(t, "collected", manifest("collected", "", container("counter", ck.image, ", imagePullPolicy: IfNotPresent")), ck.counted)
+	pod := w.runs(t, "collected", manifest("collected", "",
+		container("counter", ck.image, ", imagePullPolicy: IfNotPresent")), ck.counted)
 	collect := func(config map[string]any) {
 		// By age, which the kubelet looks at when it starts. The use of the disk it knows only some minutes later.
 		config["imageMinimumGCAge"], config["imageMaximumGCAge"] = "1ns", "2ns"
@@ -177,15 +180,23 @@ func (w *world) testImageGC(t *testing.T) {
 	release := registry.Hold("/v2/")
 	defer release()
 	w.kill(t, pod, "counter")
-	w.WaitPod(t, "collected", "restarted", func(p *corev1.Pod) bool { return ready(p) && p.Status.ContainerStatuses[0].RestartCount == 1 })
+	w.WaitPod(t, "collected", "restarted", func(p *corev1.Pod) bool {
+		return ready(p) &&
+			p.Status.ContainerStatuses[0].RestartCount == 1
+	})
 	w.requireGoesOn(t, "collected", "counter", ck.counted)
 	release()
 	w.delete(t, "collected")
-	eventually(t, "its containers are gone", func() bool { return n.Crictl("ps", "-aq", "--label", "io.kubernetes.pod.name=collected") == "" })
+	eventually(t, "its containers are gone", func() bool {
+		return n.Crictl("ps", "-aq", "--label",
+			"io.kubernetes.pod.name=collected") == ""
+	})
 	w.ReconfigureKubelet(t, collect)
-	eventually(t, "the checkpoint image is collected when its pod is gone", func() bool { return n.ImageStatus(ck.image) == nil })
+	eventually(t, "the checkpoint image is collected when its pod is gone",
+		func() bool { return n.ImageStatus(ck.image) == nil })
 
 	// Collected while no container is there, it is pulled again.
-	w.runs(t, "collected", manifest("collected", "", container("counter", ck.image, ", imagePullPolicy: IfNotPresent")), ck.counted)
+	w.runs(t, "collected", manifest("collected", "", container("counter", ck.image, ", imagePullPolicy: IfNotPresent")),
+		ck.counted)
 	w.delete(t, "collected")
 }

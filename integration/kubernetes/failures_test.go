@@ -44,8 +44,8 @@ func (w *world) freshly(t *testing.T, pod *corev1.Pod) map[string]string {
 	return status.GetStatus().GetAnnotations()
 }
 
-// testRefused has a pod that does not fit its checkpoint: first nothing runs and the pod says why, then it asks to begin
-// anew.
+// testRefused has a pod that does not fit its checkpoint: first nothing runs and the pod says why, then it asks to
+// begin anew.
 func (w *world) testRefused(t *testing.T) {
 	volume := "  volumes: [{name: data, emptyDir: {}}]\n"
 	mount := ", volumeMounts: [{name: data, mountPath: /mnt}]"
@@ -66,22 +66,28 @@ func (w *world) testRefused(t *testing.T) {
 
 	t.Run("start fresh", func(t *testing.T) {
 		before := w.metric(t, "containerd_cri_restore_fresh_starts_total")
-		w.Apply(t, manifest("refused", `annotations: {org.criu.restore/on-failure: start-fresh}`+"\n", container("counter", image, script(counting("")))))
+		w.Apply(t, manifest("refused", `annotations: {org.criu.restore/on-failure: start-fresh}`+"\n",
+			container("counter", image, script(counting("")))))
 		pod := w.WaitPod(t, "refused", "ready", ready)
 		a := w.freshly(t, pod)
-		if !strings.Contains(a[restore.AnnotationFresh], says) || a[restore.AnnotationImage] != image || a[restore.AnnotationID] != "" {
+		if !strings.Contains(a[restore.AnnotationFresh], says) || a[restore.AnnotationImage] != image ||
+			a[restore.AnnotationID] != "" {
 			t.Errorf("annotations %v", a)
 		}
 		if got := w.metric(t, "containerd_cri_restore_fresh_starts_total"); got <= before {
 			t.Errorf("the metric went from %v to %v", before, got)
 		}
 		w.kill(t, pod, "counter")
-		pod = w.WaitPod(t, "refused", "restarted", func(p *corev1.Pod) bool { return ready(p) && p.Status.ContainerStatuses[0].RestartCount == 1 })
+		pod = w.WaitPod(t, "refused", "restarted", func(p *corev1.Pod) bool {
+			return ready(p) &&
+				p.Status.ContainerStatuses[0].RestartCount == 1
+		})
 		w.freshly(t, pod)
 		w.delete(t, "refused")
 	})
 	t.Run("an annotation that there is not", func(t *testing.T) {
-		w.Apply(t, manifest("refused", `annotations: {org.criu.restore/on-failure: try-harder}`+"\n", container("counter", image, "")))
+		w.Apply(t, manifest("refused", `annotations: {org.criu.restore/on-failure: try-harder}`+"\n",
+			container("counter", image, "")))
 		w.WaitPod(t, "refused", "CreateContainerError", func(p *corev1.Pod) bool {
 			message, ok := waiting(p, "CreateContainerError")
 			return ok && strings.Contains(message, `"try-harder" is none of "fail", "start-fresh"`)
@@ -90,20 +96,23 @@ func (w *world) testRefused(t *testing.T) {
 	})
 }
 
-// testStartFails has a checkpoint that only CRIU can find to be of no use here: a socket bound to the old pod's address.
+// testStartFails has a checkpoint that only CRIU can find to be of no use here: a socket bound to the old pod's
+// address.
 func (w *world) testStartFails(t *testing.T) {
 	ck := w.checkpointOf(t, "bound", w.base, "", counting(`httpd -p "$(hostname -i)":8081 -h /etc; `))
 	const says = "Can't bind inet socket"
 	w.Apply(t, manifest("bound", "  restartPolicy: Never", container("counter", ck.image, "")))
 	pod := w.WaitPod(t, "bound", "failed", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
-	if s := pod.Status.ContainerStatuses[0].State.Terminated; s == nil || s.Reason != "StartError" || !strings.Contains(s.Message, says) || !strings.Contains(s.Message, ck.image) {
+	if s := pod.Status.ContainerStatuses[0].State.Terminated; s == nil || s.Reason != "StartError" ||
+		!strings.Contains(s.Message, says) || !strings.Contains(s.Message, ck.image) {
 		t.Errorf("it ended as %+v, want StartError with %q", s, says)
 	}
 	w.event(t, "bound", "Warning Failed: ", says)
 	w.delete(t, "bound")
 
 	// The container of the next try begins anew.
-	w.Apply(t, manifest("bound", `annotations: {org.criu.restore/on-failure: start-fresh}`+"\n", container("counter", ck.image, script(counting("")))))
+	w.Apply(t, manifest("bound", `annotations: {org.criu.restore/on-failure: start-fresh}`+"\n",
+		container("counter", ck.image, script(counting("")))))
 	pod = w.WaitPod(t, "bound", "ready", ready)
 	if got := pod.Status.ContainerStatuses[0].RestartCount; got != 1 {
 		t.Errorf("%d restarts, want one", got)
@@ -112,7 +121,8 @@ func (w *world) testStartFails(t *testing.T) {
 		t.Errorf("annotations %v", a)
 	}
 	w.kill(t, pod, "counter")
-	pod = w.WaitPod(t, "bound", "restarted once more", func(p *corev1.Pod) bool { return ready(p) && p.Status.ContainerStatuses[0].RestartCount == 2 })
+	pod = w.WaitPod(t, "bound", "restarted once more",
+		func(p *corev1.Pod) bool { return ready(p) && p.Status.ContainerStatuses[0].RestartCount == 2 })
 	w.freshly(t, pod)
 	w.delete(t, "bound")
 }

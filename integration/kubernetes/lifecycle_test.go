@@ -28,12 +28,13 @@ const counter = `, volumeMounts: [{name: scratch, mountPath: /scratch}, {name: c
 	`, readinessProbe: {httpGet: {port: 8080, path: /base}, periodSeconds: 1}` +
 	`, livenessProbe: {exec: {command: [test, "!", -e, /scratch/dead]}, periodSeconds: 1, failureThreshold: 1, initialDelaySeconds: 5}`
 
-// testLifecycle goes the whole way of a checkpoint: from a pod to a registry that wants credentials, and to another pod, which is
-// killed, restarted, used, checkpointed again and deleted.
+// testLifecycle goes the whole way of a checkpoint: from a pod to a registry that wants credentials, and to another
+// pod, which is killed, restarted, used, checkpointed again and deleted.
 func (w *world) testLifecycle(t *testing.T) {
 	w.base = w.pushBase(t, "team/base", testimage.Options{})
 	w.Kubectl(t, "create", "configmap", "settings", "--from-literal=color=red")
-	w.Apply(t, manifest("counter", volumes, container("counter", w.base, counter+script(counting("httpd -p 8080 -h /etc; ")))))
+	w.Apply(t, manifest("counter", volumes, container("counter", w.base,
+		counter+script(counting("httpd -p 8080 -h /etc; ")))))
 	w.WaitPod(t, "counter", "ready", ready)
 	w.waitCount(t, "counter", "counter", 10)
 	oldToken := claims(t, w.exec(t, "counter", "counter", "cat", token))
@@ -64,7 +65,8 @@ func (w *world) testLifecycle(t *testing.T) {
 		if got := in("cat", "/etc/hostname") + in("hostname"); got != "restoredrestored" {
 			t.Errorf("host name: %q", got)
 		}
-		if got := in("cat", "/etc/hosts"); !strings.Contains(got, pod.Status.PodIP+"\trestored") || strings.Contains(got, "counter") {
+		if got := in("cat", "/etc/hosts"); !strings.Contains(got, pod.Status.PodIP+"\trestored") ||
+			strings.Contains(got, "counter") {
 			t.Errorf("/etc/hosts: %s", got)
 		}
 		if got := in("cat", "/etc/resolv.conf"); !strings.Contains(got, "nameserver 192.0.2.53") {
@@ -75,8 +77,10 @@ func (w *world) testLifecycle(t *testing.T) {
 			t.Errorf("/etc/hostname of the process: %q", got)
 		}
 		newToken := claims(t, in("cat", "/proc/1/root"+token))
-		if newToken.Kubernetes.Pod.UID != string(pod.UID) || newToken.Kubernetes.Pod.Name != "restored" || oldToken.Kubernetes.Pod.UID == string(pod.UID) {
-			t.Errorf("service account token: of %+v, before of %+v, the pod is %s", newToken.Kubernetes.Pod, oldToken.Kubernetes.Pod, pod.UID)
+		if newToken.Kubernetes.Pod.UID != string(pod.UID) || newToken.Kubernetes.Pod.Name != "restored" ||
+			oldToken.Kubernetes.Pod.UID == string(pod.UID) {
+			t.Errorf("service account token: of %+v, before of %+v, the pod is %s", newToken.Kubernetes.Pod,
+				oldToken.Kubernetes.Pod, pod.UID)
 		}
 		if got := in("cat", "/proc/1/root/info/name") + " " + in("cat", "/info/labels"); got != `restored app="restored"` {
 			t.Errorf("downward API: %q", got)
@@ -86,14 +90,16 @@ func (w *world) testLifecycle(t *testing.T) {
 		}
 		// What changes later arrives too.
 		w.Kubectl(t, "label", "pod", "restored", "more=yes")
-		eventually(t, "the new label is in the volume", func() bool { return strings.Contains(in("cat", "/proc/1/root/info/labels"), `more="yes"`) })
+		eventually(t, "the new label is in the volume",
+			func() bool { return strings.Contains(in("cat", "/proc/1/root/info/labels"), `more="yes"`) })
 		if got := in("sh", "-c", "echo $POD"); got != "restored" {
 			t.Errorf("exec has POD=%q", got)
 		}
 	})
 	t.Run("limits", func(t *testing.T) {
 		cgroup := w.cgroupOf(t, w.pid(t, pod, "counter"), "memory")
-		if !strings.HasPrefix(cgroup, w.n.CgroupRoot()+"/kubepods/") || !strings.Contains(cgroup, "/pod"+string(pod.UID)+"/") {
+		if !strings.HasPrefix(cgroup, w.n.CgroupRoot()+"/kubepods/") ||
+			!strings.Contains(cgroup, "/pod"+string(pod.UID)+"/") {
 			t.Errorf("cgroup %s of pod %s", cgroup, pod.UID)
 		}
 		if got := w.limit(t, cgroup); got != "67108864" {
@@ -121,13 +127,16 @@ func (w *world) testLifecycle(t *testing.T) {
 	t.Run("liveness", func(t *testing.T) {
 		w.exec(t, "restored", "counter", "touch", "/scratch/dead")
 		seen := w.WaitPod(t, "restored", "killed by its liveness probe", func(p *corev1.Pod) bool {
-			return p.Status.ContainerStatuses[0].RestartCount >= 3 && p.Status.ContainerStatuses[0].LastTerminationState.Terminated != nil
+			return p.Status.ContainerStatuses[0].RestartCount >= 3 &&
+				p.Status.ContainerStatuses[0].LastTerminationState.Terminated != nil
 		})
-		if s := seen.Status.ContainerStatuses[0].LastTerminationState.Terminated; s.ExitCode != 7 || !strings.HasPrefix(s.Message, "bye at ") {
+		if s := seen.Status.ContainerStatuses[0].LastTerminationState.Terminated; s.ExitCode != 7 ||
+			!strings.HasPrefix(s.Message, "bye at ") {
 			t.Errorf("it ended as %+v, want exit code 7 and its termination message", s)
 		}
 		// From outside: the container is killed again and again meanwhile.
-		if err := os.Remove(filepath.Join(w.KubeletDir(), "pods", string(pod.UID), "volumes/kubernetes.io~empty-dir/scratch/dead")); err != nil {
+		if err := os.Remove(filepath.Join(w.KubeletDir(), "pods", string(pod.UID),
+			"volumes/kubernetes.io~empty-dir/scratch/dead")); err != nil {
 			t.Fatal(err)
 		}
 		pod = w.WaitPod(t, "restored", "ready", ready)
@@ -147,7 +156,8 @@ func (w *world) testLifecycle(t *testing.T) {
 	t.Run("graceful deletion", func(t *testing.T) {
 		stopped := make(chan string, 1)
 		go func() {
-			log, _ := w.FollowLog(t.Context(), "again", "counter", func(line string) bool { return strings.HasPrefix(line, "stopped at ") })
+			log, _ := w.FollowLog(t.Context(), "again", "counter",
+				func(line string) bool { return strings.HasPrefix(line, "stopped at ") })
 			stopped <- log
 		}()
 		w.waitCount(t, "again", "counter", 0) // the log can be followed

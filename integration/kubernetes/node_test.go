@@ -64,7 +64,8 @@ func (w *world) cgroupOf(t *testing.T, pid int, controller string) string {
 
 func (w *world) limit(t *testing.T, cgroup string) string {
 	t.Helper()
-	for _, file := range []string{"/sys/fs/cgroup/memory" + cgroup + "/memory.limit_in_bytes", "/sys/fs/cgroup" + cgroup + "/memory.max"} {
+	for _, file := range []string{"/sys/fs/cgroup/memory" + cgroup + "/memory.limit_in_bytes",
+		"/sys/fs/cgroup" + cgroup + "/memory.max"} {
 		if data, err := os.ReadFile(file); err == nil {
 			return strings.TrimSpace(string(data))
 		}

@@ -30,8 +30,8 @@ func (w *world) checkpoint(t *testing.T, pod string) string {
 	return archive
 }
 
-// checkpointOf runs a pod from the base image with that script, checkpoints it when it has counted a little, deletes it, and
-// pushes the checkpoint image.
+// checkpointOf runs a pod from the base image with that script, checkpoints it when it has counted a little, deletes
+// it, and pushes the checkpoint image.
 func (w *world) checkpointOf(t *testing.T, name, base, spec, text string) plain {
 	t.Helper()
 	w.Apply(t, manifest(name, spec, container("counter", base, script(text))))
@@ -66,7 +66,11 @@ func (w *world) testPullPolicy(t *testing.T) {
 		return manifest("policy", "", container("counter", ck.image, ", imagePullPolicy: "+policy))
 	}
 	w.Apply(t, pod("Never"))
-	w.WaitPod(t, "policy", "ErrImageNeverPull", func(p *corev1.Pod) bool { _, ok := waiting(p, "ErrImageNeverPull"); return ok })
+	w.WaitPod(t, "policy", "ErrImageNeverPull", func(p *corev1.Pod) bool {
+		_,
+			ok := waiting(p, "ErrImageNeverPull")
+		return ok
+	})
 	w.delete(t, "policy")
 	for _, policy := range []string{"IfNotPresent", "Always", "Never"} {
 		p := w.runs(t, "policy", pod(policy), ck.counted)
@@ -108,7 +112,8 @@ func (w *world) testUser(t *testing.T) {
 func (w *world) testTwoContainers(t *testing.T) {
 	a := w.checkpointOf(t, "first", w.base, "", counting("echo I am first; "))
 	b := w.checkpointOf(t, "second", w.base, "", counting("echo I am second; "))
-	w.Apply(t, manifest("both", "", container("a", a.image, ""), container("b", b.image, ""), container("c", w.base, script(counting("")))))
+	w.Apply(t, manifest("both", "", container("a", a.image, ""), container("b", b.image, ""),
+		container("c", w.base, script(counting("")))))
 	pod := w.WaitPod(t, "both", "ready", ready)
 	w.requireGoesOn(t, "both", "a", a.counted)
 	w.requireGoesOn(t, "both", "b", b.counted)
@@ -132,14 +137,17 @@ func (w *world) testTwoContainers(t *testing.T) {
 func (w *world) testInitContainer(t *testing.T) {
 	spec := "  volumes: [{name: data, emptyDir: {}}]\n"
 	mount := ", volumeMounts: [{name: data, mountPath: /data/volume}]"
-	init := fmt.Sprintf("  initContainers:\n  - {name: init, image: %q%s%s}\n", w.base, mount, script("echo made >/data/volume/file"))
-	sidecar := fmt.Sprintf("  - {name: sidecar, restartPolicy: Always, image: %q%s}\n", w.base, script("sleep 86400 & wait"))
+	init := fmt.Sprintf("  initContainers:\n  - {name: init, image: %q%s%s}\n", w.base, mount,
+		script("echo made >/data/volume/file"))
+	sidecar := fmt.Sprintf("  - {name: sidecar, restartPolicy: Always, image: %q%s}\n", w.base,
+		script("sleep 86400 & wait"))
 	w.Apply(t, manifest("init", spec+init, container("counter", w.base, mount+script(counting("")))))
 	w.waitCount(t, "init", "counter", 5)
 	archive := w.checkpoint(t, "init")
 	w.delete(t, "init")
 	image := w.pushCheckpoint(t, archive, "team/init-ck")
-	pod := w.runs(t, "init", manifest("init", spec+init+sidecar, container("counter", image, mount)), countedIn(t, archive))
+	pod := w.runs(t, "init", manifest("init", spec+init+sidecar, container("counter", image, mount)),
+		countedIn(t, archive))
 	if got := w.exec(t, "init", "counter", "cat", "/data/volume/file"); got != "made" {
 		t.Errorf("the volume has %q", got)
 	}
@@ -156,7 +164,8 @@ func (w *world) testStaticPod(t *testing.T) {
 	noToken := "  automountServiceAccountToken: false"
 	ck := w.checkpointOf(t, "static", w.base, noToken, counting(""))
 	w.n.In(t).PullAs(ck.image, user, password)
-	text := strings.ReplaceAll(manifest("static", noToken, container("counter", ck.image, "")), "  imagePullSecrets: [{name: registry}]\n", "")
+	text := strings.ReplaceAll(manifest("static", noToken, container("counter", ck.image, "")),
+		"  imagePullSecrets: [{name: registry}]\n", "")
 	file := filepath.Join(w.ManifestsDir(), "static.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -165,7 +174,10 @@ func (w *world) testStaticPod(t *testing.T) {
 	pod := w.WaitPod(t, name, "ready", ready)
 	w.requireGoesOn(t, name, "counter", ck.counted)
 	w.kill(t, pod, "counter")
-	w.WaitPod(t, name, "restarted", func(p *corev1.Pod) bool { return ready(p) && p.Status.ContainerStatuses[0].RestartCount == 1 })
+	w.WaitPod(t, name, "restarted", func(p *corev1.Pod) bool {
+		return ready(p) &&
+			p.Status.ContainerStatuses[0].RestartCount == 1
+	})
 	w.requireGoesOn(t, name, "counter", ck.counted)
 	// It can be checkpointed too.
 	if got := countedIn(t, w.checkpoint(t, name)); got <= ck.counted {
@@ -196,7 +208,8 @@ func (w *world) testRecreated(t *testing.T) {
 
 // testOutOfMemory lets a restored process use more than its limit.
 func (w *world) testOutOfMemory(t *testing.T) {
-	ck := w.checkpointOf(t, "oom", w.base, "", `i=0; while [ ! -e /tmp/eat ]; do i=$((i+1)); echo "count $i"; sleep 0.1; done; exec tail /dev/zero`)
+	ck := w.checkpointOf(t, "oom", w.base, "",
+		`i=0; while [ ! -e /tmp/eat ]; do i=$((i+1)); echo "count $i"; sleep 0.1; done; exec tail /dev/zero`)
 	limit := ", resources: {limits: {memory: 48Mi}}"
 	w.runs(t, "oom", manifest("oom", "  restartPolicy: Never", container("counter", ck.image, limit)), ck.counted)
 	w.exec(t, "oom", "counter", "touch", "/tmp/eat")
@@ -209,7 +222,8 @@ func (w *world) testOutOfMemory(t *testing.T) {
 
 // testLogRotation lets a restored process write more than the kubelet keeps in one file.
 func (w *world) testLogRotation(t *testing.T) {
-	ck := w.checkpointOf(t, "logs", w.base, "", `i=0; while :; do i=$((i+1)); echo "count $i"; if [ -e /tmp/talk ]; then seq 100000 100999; sleep 1; else sleep 0.1; fi; done`)
+	ck := w.checkpointOf(t, "logs", w.base, "",
+		`i=0; while :; do i=$((i+1)); echo "count $i"; if [ -e /tmp/talk ]; then seq 100000 100999; sleep 1; else sleep 0.1; fi; done`)
 	pod := w.runs(t, "logs", manifest("logs", "", container("counter", ck.image, "")), ck.counted)
 	w.exec(t, "logs", "counter", "touch", "/tmp/talk")
 	dir := filepath.Join(w.PodLogsDir(), "default_logs_"+string(pod.UID), "counter")
@@ -223,7 +237,10 @@ func (w *world) testLogRotation(t *testing.T) {
 		for _, e := range entries {
 			files = append(files, e.Name())
 		}
-		return slices.ContainsFunc(files, func(name string) bool { return strings.HasPrefix(name, "0.log.") && strings.HasSuffix(name, ".gz") })
+		return slices.ContainsFunc(files, func(name string) bool {
+			return strings.HasPrefix(name, "0.log.") &&
+				strings.HasSuffix(name, ".gz")
+		})
 	})
 	// New lines are in the new file.
 	w.waitLog(t, "logs", "counter", func(line string) bool { return line == "100999" })

@@ -47,10 +47,12 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	metrics := freeAddress(t)
-	n := harness.New(t, harness.WithRegistryAuth(user, password), harness.WithRestoreConfig(`pod_annotations = ["on-failure"]`),
+	n := harness.New(t, harness.WithRegistryAuth(user, password),
+		harness.WithRestoreConfig(`pod_annotations = ["on-failure"]`),
 		harness.WithConfig("[plugins.'io.containerd.server.v1.metrics']\naddress = "+strconv.Quote(metrics)))
 	w := &world{Cluster: cluster.New(t, n), n: n, metricsAddress: metrics}
-	w.Kubectl(t, "create", "secret", "docker-registry", "registry", "--docker-server="+n.Registry().Host(), "--docker-username="+user, "--docker-password="+password)
+	w.Kubectl(t, "create", "secret", "docker-registry", "registry", "--docker-server="+n.Registry().Host(),
+		"--docker-username="+user, "--docker-password="+password)
 	// RBAC for the checkpoint API, as docs/kubernetes.md has it.
 	w.Kubectl(t, "create", "clusterrole", "checkpointer", "--verb=create", "--resource=nodes/checkpoint")
 	w.Kubectl(t, "create", "clusterrolebinding", "checkpointer", "--clusterrole=checkpointer", "--user=checkpointer")
@@ -67,7 +69,8 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// pushBase pushes an image like the harness's busybox, but with layers of its own, and returns the reference by its tag.
+// pushBase pushes an image like the harness's busybox, but with layers of its own, and returns the reference by its
+// tag.
 func (w *world) pushBase(t *testing.T, repository string, options testimage.Options) string {
 	t.Helper()
 	options.Files = map[string]string{"/etc/base": repository}
@@ -79,12 +82,14 @@ func (w *world) pushBase(t *testing.T, repository string, options testimage.Opti
 	return w.n.Registry().Ref(repository + ":1")
 }
 
-// pushCheckpoint makes a checkpoint image of an archive with the program that users have, and pushes it with credentials.
+// pushCheckpoint makes a checkpoint image of an archive with the program that users have, and pushes it with
+// credentials.
 func (w *world) pushCheckpoint(t *testing.T, archive, repository string) string {
 	t.Helper()
 	ref := w.n.Registry().Ref(repository + ":1")
 	dir := filepath.Join(t.TempDir(), "layout")
-	cmd := exec.CommandContext(t.Context(), filepath.Join(w.n.Tools().Bin, "checkpoint-image"), "--name", ref, "--layout", dir, archive)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(w.n.Tools().Bin, "checkpoint-image"), "--name", ref, "--layout",
+		dir, archive)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("checkpoint-image: %v: %s", err, out)
 	}
@@ -107,7 +112,8 @@ func (w *world) pushCheckpoint(t *testing.T, archive, repository string) string 
 	if err := remote.Write(tag, img, remote.WithAuth(authn.Anonymous)); err == nil {
 		t.Fatal("the registry takes images without credentials")
 	}
-	if err := remote.Write(tag, img, remote.WithAuth(&authn.Basic{Username: user, Password: password}), remote.WithContext(t.Context())); err != nil {
+	if err := remote.Write(tag, img, remote.WithAuth(&authn.Basic{Username: user, Password: password}),
+		remote.WithContext(t.Context())); err != nil {
 		t.Fatalf("push %s: %v", ref, err)
 	}
 	return ref

@@ -46,7 +46,10 @@ func (w *world) casesOfLooks(plain *pod) {
 			w.start(c)
 			w.remove(c.handle)
 		}
-		w.create("CreateContainer looks", plain, ref, func(_ *side, r *runtime.CreateContainerRequest) { r.PodSandboxId = nobody })
+		w.create("CreateContainer looks", plain, ref, func(_ *side,
+			r *runtime.CreateContainerRequest) {
+			r.PodSandboxId = nobody
+		})
 	}
 	for _, name := range []string{"/", "/no/such/archive.tar", "relative.tar", "./relative.tar"} {
 		w.create("CreateContainer path", plain, name, nil)
@@ -59,11 +62,13 @@ func (w *world) casesOfLooks(plain *pod) {
 // casesOfAnnotations give containers and pods annotations that mean something to the plugin.
 func (w *world) casesOfAnnotations(plain *pod) {
 	for key, value := range sorted(map[string]string{
-		"org.criu.restore/id": "4c8a8e6e-5a6b-4f35-9c3c-0a8b1d0f7a11", "org.criu.restore/checkpoint-image-id": w.ids[len(w.ids)-1],
-		"org.criu.restore/started-fresh": "because", "org.criu.restore/note": "x", "org.criu.config": "/x",
+		"org.criu.restore/id":                  "4c8a8e6e-5a6b-4f35-9c3c-0a8b1d0f7a11",
+		"org.criu.restore/checkpoint-image-id": w.ids[len(w.ids)-1],
+		"org.criu.restore/started-fresh":       "because", "org.criu.restore/note": "x", "org.criu.config": "/x",
 	}) {
 		for _, ref := range w.pulled[:3] {
-			c := w.create("CreateContainer annotation", plain, ref, func(_ *side, r *runtime.CreateContainerRequest) { r.Config.Annotations[key] = value })
+			c := w.create("CreateContainer annotation", plain, ref,
+				func(_ *side, r *runtime.CreateContainerRequest) { r.Config.Annotations[key] = value })
 			if c != nil {
 				w.start(c)
 				w.status(c.handle, true)
@@ -72,7 +77,8 @@ func (w *world) casesOfAnnotations(plain *pod) {
 			}
 		}
 	}
-	for key, value := range sorted(map[string]string{"org.criu.config": "/x", "org.criu.restore/note": "x", "org.criu.restore/lazy-pages": "on"}) {
+	for key, value := range sorted(map[string]string{"org.criu.config": "/x", "org.criu.restore/note": "x",
+		"org.criu.restore/lazy-pages": "on"}) {
 		p := w.runPod(func(c *runtime.PodSandboxConfig) { c.Annotations[key] = value })
 		if p == nil {
 			continue
@@ -157,18 +163,20 @@ func (w *world) casesOfCheckpoints(plain *pod) {
 	w.caseOfFailedDump(plain)
 }
 
-// caseOfFailedDump asks for the checkpoint of a process that CRIU cannot dump: it has a deleted file of more than CRIU's ghost
-// limit (criu/include/cr_options.h) open.
+// caseOfFailedDump asks for the checkpoint of a process that CRIU cannot dump: it has a deleted file of more than
+// CRIU's ghost limit (criu/include/cr_options.h) open.
 func (w *world) caseOfFailedDump(plain *pod) {
 	c := w.create("CreateContainer", plain, w.pulled[0], func(_ *side, r *runtime.CreateContainerRequest) {
-		r.Config.Command = []string{"/bin/sh", "-c", "exec 3<>/big; dd if=/dev/zero bs=1M count=2 >&3 2>&-; rm /big; >/ready; while :; do sleep 1; done"}
+		r.Config.Command = []string{"/bin/sh", "-c", "exec 3<>/big; dd if=/dev/zero bs=1M count=2 >&3 2>&-; rm /big; " +
+			">/ready; while :; do sleep 1; done"}
 	})
 	if c == nil {
 		return
 	}
 	w.start(c)
 	w.both("ExecSync", c.handle, false, func(ctx context.Context, s *side) (proto.Message, error) {
-		return s.runtime.ExecSync(ctx, &runtime.ExecSyncRequest{ContainerId: s.id(c.handle), Timeout: 60, Cmd: []string{"sh", "-c", "until [ -e /ready ]; do sleep 0.1; done"}})
+		return s.runtime.ExecSync(ctx, &runtime.ExecSyncRequest{ContainerId: s.id(c.handle), Timeout: 60,
+			Cmd: []string{"sh", "-c", "until [ -e /ready ]; do sleep 0.1; done"}})
 	})
 	w.checkpoint("CheckpointContainer", c.handle, "<dir>/case.tar")
 	w.checkpoint("CheckpointContainer", c.handle, "<dir>/absent/case.tar")
@@ -218,7 +226,8 @@ func (w *world) casesOfMethods(plain *pod) {
 			return &runtime.PodSandboxStats{Attributes: resp.GetStats().GetAttributes()}, err
 		})
 		w.both("UpdatePodSandboxResources", handle, false, func(ctx context.Context, s *side) (proto.Message, error) {
-			return s.runtime.UpdatePodSandboxResources(ctx, &runtime.UpdatePodSandboxResourcesRequest{PodSandboxId: s.id(handle)})
+			return s.runtime.UpdatePodSandboxResources(ctx,
+				&runtime.UpdatePodSandboxResourcesRequest{PodSandboxId: s.id(handle)})
 		})
 		w.both("PortForward", handle, false, func(ctx context.Context, s *side) (proto.Message, error) {
 			return s.runtime.PortForward(ctx, &runtime.PortForwardRequest{PodSandboxId: s.id(handle), Port: []int32{80}})

@@ -28,17 +28,22 @@ var (
 )
 
 // create creates a container in a pod; change makes the request another one.
-func (w *world) create(op string, p *pod, image string, change func(*side, *runtime.CreateContainerRequest)) *container {
+func (w *world) create(op string, p *pod, image string,
+	change func(*side, *runtime.CreateContainerRequest)) *container {
 	w.t.Helper()
 	handle := w.handle("container")
 	request := func(s *side) *runtime.CreateContainerRequest {
-		r := &runtime.CreateContainerRequest{PodSandboxId: s.id(p.handle), SandboxConfig: p.config(s), Config: &runtime.ContainerConfig{
-			Metadata: &runtime.ContainerMetadata{Name: handle}, Image: &runtime.ImageSpec{Image: image}, Command: long, LogPath: handle + ".log",
-			Labels: map[string]string{"l": "m"}, Annotations: map[string]string{},
-			Linux: &runtime.LinuxContainerConfig{Resources: &runtime.LinuxContainerResources{}, SecurityContext: &runtime.LinuxContainerSecurityContext{
-				NamespaceOptions: &runtime.NamespaceOption{Network: runtime.NamespaceMode_NODE, Pid: runtime.NamespaceMode_CONTAINER},
-			}},
-		}}
+		r := &runtime.CreateContainerRequest{PodSandboxId: s.id(p.handle), SandboxConfig: p.config(s),
+			Config: &runtime.ContainerConfig{
+				Metadata: &runtime.ContainerMetadata{Name: handle}, Image: &runtime.ImageSpec{Image: image}, Command: long,
+				LogPath: handle + ".log",
+				Labels:  map[string]string{"l": "m"}, Annotations: map[string]string{},
+				Linux: &runtime.LinuxContainerConfig{Resources: &runtime.LinuxContainerResources{},
+					SecurityContext: &runtime.LinuxContainerSecurityContext{
+						NamespaceOptions: &runtime.NamespaceOption{Network: runtime.NamespaceMode_NODE,
+							Pid: runtime.NamespaceMode_CONTAINER},
+					}},
+			}}
 		if change != nil {
 			change(s, r)
 		}
@@ -74,7 +79,8 @@ func (w *world) awaitEnd(c *container) {
 	defer tick.Stop()
 	for _, s := range []*side{w.ours, w.stock} {
 		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-tick.C {
-			resp, err := s.runtime.ContainerStatus(s.node.Context(), &runtime.ContainerStatusRequest{ContainerId: s.id(c.handle)})
+			resp, err := s.runtime.ContainerStatus(s.node.Context(),
+				&runtime.ContainerStatusRequest{ContainerId: s.id(c.handle)})
 			if err != nil || resp.GetStatus().GetState() == runtime.ContainerState_CONTAINER_EXITED {
 				break
 			}
@@ -100,7 +106,8 @@ func (w *world) remove(handle string) {
 	})
 }
 
-// checkpoint asks for a checkpoint at a place; "<dir>" stands for the side's own folder. What is there afterwards is removed.
+// checkpoint asks for a checkpoint at a place; "<dir>" stands for the side's own folder. What is there afterwards is
+// removed.
 func (w *world) checkpoint(op, handle, location string) {
 	where := func(s *side) string {
 		if rest, ok := cutDir(location); ok {
@@ -137,7 +144,8 @@ func (w *world) randomContainer() {
 		taken = pick(w, w.containers...).handle
 	}
 	special := w.rand.IntN(16)
-	annotations := pick(w, nil, map[string]string{"org.criu.restore/id": "x", "org.criu.restore/checkpoint-image-id": pick(w, w.ids...)}, map[string]string{"org.criu.config": "/x"})
+	annotations := pick(w, nil, map[string]string{"org.criu.restore/id": "x",
+		"org.criu.restore/checkpoint-image-id": pick(w, w.ids...)}, map[string]string{"org.criu.config": "/x"})
 	c := w.create("CreateContainer", p, w.anyImage(), func(s *side, r *runtime.CreateContainerRequest) {
 		maps.Copy(r.Config.Annotations, annotations)
 		if ends {
@@ -211,7 +219,8 @@ func (w *world) randomContainerCall() {
 	case 6:
 		w.lists(handle)
 	case 7, 8:
-		cmd := pick(w, []string{"/bin/sh", "-c", "id; pwd; env | sort; exit 3"}, []string{"/no/such"}, []string{"/bin/sh", "-c", "echo err >&2"}, nil)
+		cmd := pick(w, []string{"/bin/sh", "-c", "id; pwd; env | sort; exit 3"}, []string{"/no/such"},
+			[]string{"/bin/sh", "-c", "echo err >&2"}, nil)
 		w.both("ExecSync", fmt.Sprint(handle, cmd), false, func(ctx context.Context, s *side) (proto.Message, error) {
 			return s.runtime.ExecSync(ctx, &runtime.ExecSyncRequest{ContainerId: s.id(handle), Cmd: cmd, Timeout: 20})
 		})
@@ -233,7 +242,8 @@ func (w *world) randomContainerCall() {
 			return s.runtime.ReopenContainerLog(ctx, &runtime.ReopenContainerLogRequest{ContainerId: s.id(handle)})
 		})
 	case 12, 13:
-		w.checkpoint("CheckpointContainer", handle, pick(w, "<dir>/x.tar", "<dir>/x.tar", "relative.tar", "", "<dir>/absent/x.tar"))
+		w.checkpoint("CheckpointContainer", handle, pick(w, "<dir>/x.tar", "<dir>/x.tar", "relative.tar", "",
+			"<dir>/absent/x.tar"))
 	}
 }
 

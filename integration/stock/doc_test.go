@@ -1,6 +1,6 @@
-// Package stock compares our build with the stock containerd of the same version, call by call: seeded random sequences of all
-// methods of CRI, and chosen cases. For whatever is not a checkpoint both must answer the same; what is meant to differ stands
-// in one table, with the document that says so.
+// Package stock compares our build with the stock containerd of the same version, call by call: seeded random sequences
+// of all methods of CRI, and chosen cases. For whatever is not a checkpoint both must answer the same; what is meant to
+// differ stands in one table, with the document that says so.
 package stock
 
 import (
@@ -45,8 +45,10 @@ func TestStock(t *testing.T) {
 			t.Parallel()
 			registry := harness.NewRegistry(t)
 			images := pushImages(t, registry)
-			ours := harness.New(t, append(append(m.ours, m.both...), harness.WithRegistry(registry), harness.WithLogLevel("info"))...)
-			stock := harness.New(t, append(m.both, harness.WithRegistry(registry), harness.WithLogLevel("info"), harness.WithBinary(binary))...)
+			ours := harness.New(t, append(append(m.ours, m.both...), harness.WithRegistry(registry),
+				harness.WithLogLevel("info"))...)
+			stock := harness.New(t, append(m.both, harness.WithRegistry(registry), harness.WithLogLevel("info"),
+				harness.WithBinary(binary))...)
 			w := newWorld(t, m.name, images, ours, stock)
 			w.cases()
 			w.forget()

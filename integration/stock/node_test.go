@@ -51,7 +51,8 @@ func (w *world) pull(ref string) {
 // anyImage is a name of an image, or of none.
 func (w *world) anyImage() string {
 	id := pick(w, w.ids...)
-	return pick(w, pick(w, w.pulled...), pick(w, w.pulled...), id, id[len("sha256:"):][:16], "none.example/x:1", "", "No:Such::Name")
+	return pick(w, pick(w, w.pulled...), pick(w, w.pulled...), id, id[len("sha256:"):][:16], "none.example/x:1", "",
+		"No:Such::Name")
 }
 
 // randomImageCall calls a method of the image service.
@@ -61,7 +62,8 @@ func (w *world) randomImageCall() {
 	case 0, 1:
 		verbose := pick(w, true, false)
 		w.both("ImageStatus", ref, true, func(ctx context.Context, s *side) (proto.Message, error) {
-			return s.images.ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: ref}, Verbose: verbose})
+			return s.images.ImageStatus(ctx, &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: ref},
+				Verbose: verbose})
 		})
 	case 2:
 		w.both("ListImages", "", true, func(ctx context.Context, s *side) (proto.Message, error) {

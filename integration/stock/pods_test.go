@@ -26,7 +26,8 @@ func (w *world) runPod(change func(*runtime.PodSandboxConfig)) *pod {
 	config := func(s *side) *runtime.PodSandboxConfig {
 		c := &runtime.PodSandboxConfig{
 			Metadata:     &runtime.PodSandboxMetadata{Name: handle, Namespace: "default", Uid: "uid-" + handle, Attempt: 1},
-			LogDirectory: filepath.Join(s.node.Dir(), handle), Labels: map[string]string{"app": "x"}, Annotations: map[string]string{},
+			LogDirectory: filepath.Join(s.node.Dir(), handle), Labels: map[string]string{"app": "x"},
+			Annotations: map[string]string{},
 			Linux: &runtime.LinuxPodSandboxConfig{
 				CgroupParent: s.node.CgroupRoot(),
 				SecurityContext: &runtime.LinuxSandboxSecurityContext{NamespaceOptions: &runtime.NamespaceOption{
@@ -87,13 +88,15 @@ func (w *world) randomPodCall() {
 	switch w.rand.IntN(10) {
 	case 0, 1:
 		if len(w.pods) < 4 {
-			extra := pick(w, nil, map[string]string{"example.com/a": "b"}, map[string]string{"org.criu.restore/note": "x"}, map[string]string{"org.criu.config": "/x"})
+			extra := pick(w, nil, map[string]string{"example.com/a": "b"}, map[string]string{"org.criu.restore/note": "x"},
+				map[string]string{"org.criu.config": "/x"})
 			w.runPod(func(c *runtime.PodSandboxConfig) { maps.Copy(c.Annotations, extra) })
 		}
 	case 2:
 		verbose := pick(w, true, false)
 		w.both("PodSandboxStatus", handle, true, func(ctx context.Context, s *side) (proto.Message, error) {
-			return s.runtime.PodSandboxStatus(ctx, &runtime.PodSandboxStatusRequest{PodSandboxId: s.id(handle), Verbose: verbose})
+			return s.runtime.PodSandboxStatus(ctx, &runtime.PodSandboxStatusRequest{PodSandboxId: s.id(handle),
+				Verbose: verbose})
 		})
 	case 3:
 		filter := func(*side) *runtime.PodSandboxFilter { return nil }
@@ -123,11 +126,13 @@ func (w *world) randomPodCall() {
 	case 7:
 		w.both("PodSandboxStats", handle, true, func(ctx context.Context, s *side) (proto.Message, error) {
 			resp, err := s.runtime.PodSandboxStats(ctx, &runtime.PodSandboxStatsRequest{PodSandboxId: s.id(handle)})
-			return &runtime.PodSandboxStatsResponse{Stats: &runtime.PodSandboxStats{Attributes: resp.GetStats().GetAttributes()}}, err
+			return &runtime.PodSandboxStatsResponse{
+				Stats: &runtime.PodSandboxStats{Attributes: resp.GetStats().GetAttributes()}}, err
 		})
 	case 8:
 		w.both("UpdatePodSandboxResources", handle, false, func(ctx context.Context, s *side) (proto.Message, error) {
-			return s.runtime.UpdatePodSandboxResources(ctx, &runtime.UpdatePodSandboxResourcesRequest{PodSandboxId: s.id(handle)})
+			return s.runtime.UpdatePodSandboxResources(ctx,
+				&runtime.UpdatePodSandboxResourcesRequest{PodSandboxId: s.id(handle)})
 		})
 	case 9:
 		w.both("PortForward", handle, false, func(ctx context.Context, s *side) (proto.Message, error) {

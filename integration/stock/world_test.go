@@ -100,7 +100,8 @@ type world struct {
 
 func newWorld(t *testing.T, mode string, refs []string, ours, stock *harness.Node) *world {
 	t.Helper()
-	w := &world{t: t, mode: mode, rand: rand.New(rand.NewPCG(uint64(*seed), 0)), seen: map[string]int{}, methods: map[string]int{}}
+	w := &world{t: t, mode: mode, rand: rand.New(rand.NewPCG(uint64(*seed), 0)), seen: map[string]int{},
+		methods: map[string]int{}}
 	for at, n := range map[**side]*harness.Node{&w.ours: ours, &w.stock: stock} {
 		*at = &side{node: n, runtime: n.Runtime(), images: n.Images(), events: map[string][]string{}}
 		(*at).listen(t)
@@ -117,8 +118,8 @@ func newWorld(t *testing.T, mode string, refs []string, ours, stock *harness.Nod
 // call is one call of CRI on one side.
 type call func(ctx context.Context, s *side) (proto.Message, error)
 
-// both makes a call on both sides and compares the answers. Those of reads follow the events of containerd: they are asked
-// again for a while.
+// both makes a call on both sides and compares the answers. Those of reads follow the events of containerd: they are
+// asked again for a while.
 func (w *world) both(op, what string, read bool, f call) (ours, stock proto.Message, ok bool) {
 	w.t.Helper()
 	method, _, _ := strings.Cut(op, " ")
@@ -171,7 +172,8 @@ func (w *world) compareEvents() {
 		out := map[string]string{}
 		for _, k := range s.known {
 			// Of a container that is removed while it runs, containerd tells in one order or the other.
-			out[k.handle] = strings.ReplaceAll(strings.Join(s.events[k.id], " "), "CONTAINER_DELETED_EVENT CONTAINER_STOPPED_EVENT", "CONTAINER_STOPPED_EVENT CONTAINER_DELETED_EVENT")
+			out[k.handle] = strings.ReplaceAll(strings.Join(s.events[k.id], " "),
+				"CONTAINER_DELETED_EVENT CONTAINER_STOPPED_EVENT", "CONTAINER_STOPPED_EVENT CONTAINER_DELETED_EVENT")
 		}
 		return out
 	}
@@ -190,7 +192,8 @@ func (w *world) compareEvents() {
 
 // requireAllMethods fails the test unless every method of both services was called.
 func (w *world) requireAllMethods() {
-	for _, service := range []reflect.Type{reflect.TypeFor[runtime.RuntimeServiceServer](), reflect.TypeFor[runtime.ImageServiceServer]()} {
+	for _, service := range []reflect.Type{reflect.TypeFor[runtime.RuntimeServiceServer](),
+		reflect.TypeFor[runtime.ImageServiceServer]()} {
 		for i := range service.NumMethod() {
 			if m := service.Method(i); m.IsExported() && w.methods[m.Name] == 0 {
 				w.t.Errorf("%s was never compared", m.Name)

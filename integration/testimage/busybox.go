@@ -17,7 +17,8 @@ func requireStatic(name string) error {
 	}
 	defer file.Close()
 	if slices.ContainsFunc(file.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
-		return fmt.Errorf("busybox %s is dynamically linked, and the image has no libraries: install the package busybox-static (make deps does)", name)
+		return fmt.Errorf("busybox %s is dynamically linked, and the image has no libraries: install the package "+
+			"busybox-static (make deps does)", name)
 	}
 	return nil
 }

@@ -30,8 +30,8 @@ func acceptLate(args []string) error {
 	})
 }
 
-// connections holds connections with both ends in this process, and some with an end elsewhere: those that it accepts, and one to a server,
-// which echoes what it gets on TCP and UDP. What becomes of these it says in every line.
+// connections holds connections with both ends in this process, and some with an end elsewhere: those that it accepts,
+// and one to a server, which echoes what it gets on TCP and UDP. What becomes of these it says in every line.
 func connections(args []string) error {
 	own, err := ownAddress()
 	if err != nil {
@@ -39,7 +39,8 @@ func connections(args []string) error {
 	}
 	var checks []func(n int) error
 	for _, at := range []struct{ listen, dial string }{
-		{"127.0.0.1:9001", "127.0.0.1:9001"}, {own + ":9002", own + ":9002"}, {"[::]:9003", own + ":9003"}, {"[::]:9004", "127.0.0.1:9004"}, {"[::1]:9005", "[::1]:9005"},
+		{"127.0.0.1:9001", "127.0.0.1:9001"}, {own + ":9002", own + ":9002"}, {"[::]:9003", own + ":9003"},
+		{"[::]:9004", "127.0.0.1:9004"}, {"[::1]:9005", "[::1]:9005"},
 	} {
 		check, err := connectionPair(at.listen, at.dial)
 		if err != nil && at.listen[:5] == "[::1]" {

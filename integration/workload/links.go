@@ -14,8 +14,8 @@ import (
 
 func init() { modes["links"], modes["links-end"] = links, linksEnd }
 
-// links opens files through links without a pause, in some threads of some processes. args are the number of processes and the
-// links. One that cannot be followed for a moment ends it.
+// links opens files through links without a pause, in some threads of some processes. args are the number of processes
+// and the links. One that cannot be followed for a moment ends it.
 func links(args []string) error {
 	count, err := strconv.Atoi(args[0])
 	if err != nil {

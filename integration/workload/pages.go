@@ -31,7 +31,8 @@ func newField(mib int) (*field, error) {
 	if n <= 0 || bits.OnesCount(uint(n)) != 1 {
 		return nil, fmt.Errorf("pages: %d MiB is no power of two", mib)
 	}
-	mem, err := syscall.Mmap(-1, 0, mib<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANONYMOUS)
+	mem, err := syscall.Mmap(-1, 0, mib<<20, syscall.PROT_READ|syscall.PROT_WRITE,
+		syscall.MAP_PRIVATE|syscall.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, err
 	}

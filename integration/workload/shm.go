@@ -11,8 +11,8 @@ import (
 
 func init() { modes["shm"] = sharedMemory }
 
-// sharedMemory counts in a file of /dev/shm that it has mapped, as databases do, and one that it opens anew each time. It knows itself how far
-// both have to be.
+// sharedMemory counts in a file of /dev/shm that it has mapped, as databases do, and one that it opens anew each time.
+// It knows itself how far both have to be.
 func sharedMemory([]string) error {
 	const mapped, written = "/dev/shm/workload.mapped", "/dev/shm/dir/workload.written"
 	if err := os.Mkdir("/dev/shm/dir", 0o751); err != nil && !errors.Is(err, os.ErrExist) {

@@ -11,8 +11,8 @@ import (
 
 func init() { modes["key"] = key }
 
-// key watches a key of a volume as kubelet makes it, holds it open and has its directory as its working directory. In every line it says
-// what the open file begins with, what is read by the relative name, and how many events there were.
+// key watches a key of a volume as kubelet makes it, holds it open and has its directory as its working directory. In
+// every line it says what the open file begins with, what is read by the relative name, and how many events there were.
 func key(args []string) error {
 	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {

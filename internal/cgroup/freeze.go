@@ -119,7 +119,8 @@ func groupOf(pid int, id string) (group, error) {
 	if path, err = upTo(path, id); err != nil {
 		return nil, err
 	}
-	cg, err := cgroup1.Load(cgroup1.StaticPath(path), cgroup1.WithHierarchy(cgroup1.SingleSubsystem(cgroup1.Default, cgroup1.Freezer)))
+	cg, err := cgroup1.Load(cgroup1.StaticPath(path),
+		cgroup1.WithHierarchy(cgroup1.SingleSubsystem(cgroup1.Default, cgroup1.Freezer)))
 	return group1{cg}, err
 }
 

@@ -130,8 +130,8 @@ func killGroups(id string, pids []int) {
 	}
 }
 
-// unifiedPath is the container's cgroup of version 2 in which a process is, empty if it is in none: up to the element with
-// the container's ID.
+// unifiedPath is the container's cgroup of version 2 in which a process is, empty if it is in none: up to the element
+// with the container's ID.
 func unifiedPath(pid int, id string) string {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil || len(id) < minIDLength {

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unified starts a process in a cgroup of version 2, below that of a container, whose ID is returned. On a node with both
-// versions the hierarchy is there, without controllers.
+// unified starts a process in a cgroup of version 2, below that of a container, whose ID is returned. On a node with
+// both versions the hierarchy is there, without controllers.
 func unified(t *testing.T, scope string) (id string, pid int) {
 	t.Helper()
 	hierarchies, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Load returns the cgroup of a process, a cgroup1.Cgroup or a *cgroup2.Manager. The error is of class errdefs.ErrNotFound if there
-// is no such process.
+// Load returns the cgroup of a process, a cgroup1.Cgroup or a *cgroup2.Manager. The error is of class
+// errdefs.ErrNotFound if there is no such process.
 func Load(pid int) (any, error) {
 	if pid <= 0 {
 		return nil, fmt.Errorf("no process: %w", errdefs.ErrNotFound)

@@ -14,10 +14,11 @@ import (
 // nodeOptions are those of cgroup v2 on this node.
 var nodeOptions = options{read: readOptions, write: writeOptions}
 
-// KeepOptions calls f and gives cgroup v2 the mount options back that it had before. They are the whole node's, and CRIU takes them away
-// whenever it reads the cgroups of what it dumps: it makes a mount of its own, without any (criu/cgroup.c, open_cgroupfs), and a mount from
-// the node's cgroup namespace sets them for all (Linux: kernel/cgroup/cgroup.c, apply_cgroup_root_flags). Without nsdelegate a
-// container that may write its cgroup may lift its own limits; without memory_recursiveprot memory of pods is not protected.
+// KeepOptions calls f and gives cgroup v2 the mount options back that it had before. They are the whole node's, and
+// CRIU takes them away whenever it reads the cgroups of what it dumps: it makes a mount of its own, without any
+// (criu/cgroup.c, open_cgroupfs), and a mount from the node's cgroup namespace sets them for all (Linux:
+// kernel/cgroup/cgroup.c, apply_cgroup_root_flags). Without nsdelegate a container that may write its cgroup may lift
+// its own limits; without memory_recursiveprot memory of pods is not protected.
 //
 // f's error is apart from lost, which says that the options could not be given back.
 func KeepOptions(f func() error) (err, lost error) { return nodeOptions.keep(f) }

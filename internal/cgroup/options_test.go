@@ -34,7 +34,8 @@ func TestKeepOptions(t *testing.T) {
 	if err, lost := o.keep(func() error { return nil }); err != nil || lost != nil || node.writes > 0 {
 		t.Errorf("nothing was taken away: %v, %v, %d writes", err, lost, node.writes)
 	}
-	if err, lost := o.keep(func() error { return errors.Join(strip(), failed) }); !errors.Is(err, failed) || lost != nil || !slices.Equal(node.set, before) {
+	if err, lost := o.keep(func() error { return errors.Join(strip(), failed) }); !errors.Is(err, failed) ||
+		lost != nil || !slices.Equal(node.set, before) {
 		t.Errorf("after a dump that failed: %v, %v, options %q", err, lost, node.set)
 	}
 	// Two at a time: the second comes when the first has taken them away.
@@ -52,7 +53,8 @@ func TestKeepOptions(t *testing.T) {
 
 	node.broken = errors.New("no mountinfo")
 	called := false
-	if err, lost := o.keep(func() error { called = true; return failed }); !errors.Is(err, failed) || !errors.Is(lost, node.broken) || !called {
+	if err, lost := o.keep(func() error { called = true; return failed }); !errors.Is(err, failed) ||
+		!errors.Is(lost, node.broken) || !called {
 		t.Errorf("options that cannot be read: called %t, %v, %v", called, err, lost)
 	}
 	node.broken = nil
@@ -63,7 +65,8 @@ func TestKeepOptions(t *testing.T) {
 }
 
 func TestKeepOptionsWithoutMount(t *testing.T) {
-	o := &options{read: func() (string, []string, error) { return "", nil, nil }, write: func(string, []string) error { t.Error("written"); return nil }}
+	o := &options{read: func() (string, []string, error) { return "", nil, nil },
+		write: func(string, []string) error { t.Error("written"); return nil }}
 	if err, lost := o.keep(func() error { return nil }); err != nil || lost != nil {
 		t.Errorf("%v, %v", err, lost)
 	}

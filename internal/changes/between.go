@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WriteBetween writes what root has and lower has not, or not in the same way: for file systems that do not keep the changes in a
-// place of their own. Nobody changes lower. Errors as of [WriteOverlay].
+// WriteBetween writes what root has and lower has not, or not in the same way: for file systems that do not keep the
+// changes in a place of their own. Nobody changes lower. Errors as of [WriteOverlay].
 func WriteBetween(ctx context.Context, w io.Writer, lower, root string) error {
 	before, err := openRoot(lower)
 	if err != nil {
@@ -131,7 +131,11 @@ func (b *between) differs(before, now *node) (bool, error) {
 		if was.Size != is.Size || was.Mtim != is.Mtim {
 			return true, nil
 		}
-		if changed, err := compare(before, now, func(n *node) (string, error) { v, err := n.xattr(capability); return string(v), err }); changed || err != nil {
+		if changed, err := compare(before, now, func(n *node) (string, error) {
+			v,
+				err := n.xattr(capability)
+			return string(v), err
+		}); changed || err != nil {
 			return changed, err
 		}
 		if was.Mtim.Nsec != 0 || was.Dev == is.Dev && was.Ino == is.Ino {

@@ -34,12 +34,15 @@ func check(t *testing.T, errs ...error) {
 func image(t *testing.T, dir string) {
 	t.Helper()
 	at := time.Unix(1700000000, 0)
-	check(t, os.MkdirAll(filepath.Join(dir, "etc/sub"), 0o755), os.Mkdir(filepath.Join(dir, "replaced"), 0o755), os.Mkdir(filepath.Join(dir, "gone"), 0o755))
-	for _, name := range []string{"etc/kept", "etc/changed", "etc/deleted", "etc/mode", "etc/sub/deep", "replaced/old", "gone/x", "was-file", "linked", "samesize"} {
+	check(t, os.MkdirAll(filepath.Join(dir, "etc/sub"), 0o755), os.Mkdir(filepath.Join(dir, "replaced"), 0o755),
+		os.Mkdir(filepath.Join(dir, "gone"), 0o755))
+	for _, name := range []string{"etc/kept", "etc/changed", "etc/deleted", "etc/mode", "etc/sub/deep", "replaced/old",
+		"gone/x", "was-file", "linked", "samesize"} {
 		file := filepath.Join(dir, name)
 		check(t, os.WriteFile(file, []byte("image "+name), 0o644), os.Chtimes(file, at, at))
 	}
-	check(t, os.Link(filepath.Join(dir, "linked"), filepath.Join(dir, "linked-twin")), os.Symlink("etc/kept", filepath.Join(dir, "link")))
+	check(t, os.Link(filepath.Join(dir, "linked"), filepath.Join(dir, "linked-twin")),
+		os.Symlink("etc/kept", filepath.Join(dir, "link")))
 }
 
 // run is what the container does.
@@ -54,11 +57,13 @@ func run(t *testing.T, dir string) {
 		os.Remove(p("link")), os.Symlink("/nowhere", p("link")),
 		// What only the content tells of.
 		os.WriteFile(p("samesize"), []byte("IMAGE samesize"), 0o644), os.Chtimes(p("samesize"), at, at),
-		os.MkdirAll(p("a/b/c"), 0o700), os.WriteFile(p("a/b/c/file"), bytes.Repeat([]byte("content"), 100_000), 0o640), os.Chown(p("a/b/c/file"), 1000, 3_000_000),
+		os.MkdirAll(p("a/b/c"), 0o700), os.WriteFile(p("a/b/c/file"), bytes.Repeat([]byte("content"), 100_000), 0o640),
+		os.Chown(p("a/b/c/file"), 1000, 3_000_000),
 		os.Link(p("a/b/c/file"), p("a/again")), os.WriteFile(p("empty"), nil, 0o600), os.WriteFile(p("capable"), nil, 0o755),
 		unix.Mkfifo(p("fifo"), 0o600), unix.Mknod(p("device"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))),
 		os.WriteFile(p(strings.Repeat("x", 255)), []byte("long"), 0o600), os.WriteFile(p("\xff\n é"), []byte("odd"), 0o600),
-		unix.Setxattr(p("capable"), capability, []byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0),
+		unix.Setxattr(p("capable"), capability,
+			[]byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0),
 	)
 	l, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	check(t, err, unix.Bind(l, &unix.SockaddrUnix{Name: p("socket")}), unix.Close(l))
@@ -110,7 +115,8 @@ func TestComplete(t *testing.T) {
 		check(t, os.Mkdir(p(d), 0o755))
 	}
 	image(t, p("lower"))
-	overlay := mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + p("lower"), "upperdir=" + p("upper"), "workdir=" + p("work")}}
+	overlay := mount.Mount{Type: "overlay", Source: "overlay",
+		Options: []string{"lowerdir=" + p("lower"), "upperdir=" + p("upper"), "workdir=" + p("work")}}
 	check(t, overlay.Mount(p("merged")))
 	t.Cleanup(func() { _ = mount.UnmountAll(p("merged"), unix.MNT_DETACH) })
 	run(t, p("merged"))
@@ -194,10 +200,12 @@ func TestTooDeep(t *testing.T) {
 		fd = next
 	}
 	check(t, unix.Close(fd))
-	if err := WriteOverlay(t.Context(), io.Discard, root, false); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "d/d/d") {
+	if err := WriteOverlay(t.Context(), io.Discard, root, false); !errdefs.IsFailedPrecondition(err) ||
+		!strings.Contains(err.Error(), "d/d/d") {
 		t.Errorf("error %v", err)
 	}
-	check(t, os.Rename(filepath.Join(root, "d/d/d/d/d/d/d/d/d/d/d/d"), filepath.Join(root, "e")), os.RemoveAll(filepath.Join(root, "d")))
+	check(t, os.Rename(filepath.Join(root, "d/d/d/d/d/d/d/d/d/d/d/d"), filepath.Join(root, "e")),
+		os.RemoveAll(filepath.Join(root, "d")))
 	check(t, WriteOverlay(t.Context(), io.Discard, root, false))
 }
 

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// node is a file of any kind, of which the descriptor decides what it is: whatever gets its name meanwhile, the type, the owner and
-// the content are of one file.
+// node is a file of any kind, of which the descriptor decides what it is: whatever gets its name meanwhile, the type,
+// the owner and the content are of one file.
 type node struct {
 	fd int // O_PATH: opening it had no effect on a FIFO or a device, and waited for nobody
 	st unix.Stat_t
@@ -30,8 +30,8 @@ func openRoot(dir string) (*node, error) {
 func open(dir *os.File, name string) (*node, error) {
 	how := unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		// The link itself may be what the name means, it is not followed. One element leads nowhere else: with RESOLVE_BENEATH
-		// the kernel would refuse what is moved to another directory at this moment.
+		// The link itself may be what the name means, it is not followed. One element leads nowhere else: with
+		// RESOLVE_BENEATH the kernel would refuse what is moved to another directory at this moment.
 		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	}
 	for {

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WriteOverlay writes what is in upper, the directory with the changes of an overlay, without a look at what it covers. It
-// takes no longer than there is to write, however large the image is. userxattr is the overlay's option of that name.
-// Errors: the context's; errdefs.ErrFailedPrecondition for a path that is too long for any restore.
+// WriteOverlay writes what is in upper, the directory with the changes of an overlay, without a look at what it covers.
+// It takes no longer than there is to write, however large the image is. userxattr is the overlay's option of that
+// name. Errors: the context's; errdefs.ErrFailedPrecondition for a path that is too long for any restore.
 func WriteOverlay(ctx context.Context, w io.Writer, upper string, userxattr bool) error {
 	root, err := openRoot(upper)
 	if err != nil {

@@ -48,10 +48,14 @@ func TestSwapped(t *testing.T) {
 		kind byte
 	}{
 		{"directory and link", os.Symlink, false, tar.TypeSymlink},
-		{"file and link", func(node, other string) error { return os.Symlink(filepath.Join(node, "f"), other) }, true, tar.TypeSymlink},
+		{"file and link", func(node, other string) error { return os.Symlink(filepath.Join(node, "f"), other) }, true,
+			tar.TypeSymlink},
 		{"directory and FIFO", func(_, other string) error { return unix.Mkfifo(other, 0o600) }, false, tar.TypeFifo},
 		{"file and FIFO", func(_, other string) error { return unix.Mkfifo(other, 0o600) }, true, tar.TypeFifo},
-		{"file and device", func(_, other string) error { return unix.Mknod(other, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) }, true, tar.TypeChar},
+		{"file and device", func(_, other string) error {
+			return unix.Mknod(other, unix.S_IFCHR|0o600,
+				int(unix.Mkdev(1, 5)))
+		}, true, tar.TypeChar},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			// On a file system without synchronous work, so that names are exchanged often.
@@ -59,7 +63,8 @@ func TestSwapped(t *testing.T) {
 			check(t, err)
 			t.Cleanup(func() { _ = os.RemoveAll(dir) })
 			p := func(name string) string { return filepath.Join(dir, name) }
-			check(t, os.MkdirAll(p("upper/d"), 0o755), os.Mkdir(p("node"), 0o755), os.Mkdir(p("lower"), 0o755), os.WriteFile(p("node/f"), []byte(secret), 0o600))
+			check(t, os.MkdirAll(p("upper/d"), 0o755), os.Mkdir(p("node"), 0o755), os.Mkdir(p("lower"), 0o755),
+				os.WriteFile(p("node/f"), []byte(secret), 0o600))
 			name := p("upper/d")
 			if c.file {
 				name = p("upper/d/f")

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WriteTree writes all that is in a directory but sockets, which whoever listens makes anew, and device nodes, which come from the pod.
+// WriteTree writes all that is in a directory but sockets, which whoever listens makes anew, and device nodes, which
+// come from the pod.
 func WriteTree(ctx context.Context, w io.Writer, dir string) error {
 	root, err := openRoot(dir)
 	if err != nil {

@@ -38,7 +38,8 @@ func TestWriteTree(t *testing.T) {
 		check(t, err)
 		got = append(got, fmt.Sprintf("%s %c %o %d:%d %s%s", h.Name, h.Typeflag, h.Mode, h.Uid, h.Gid, h.Linkname, content))
 	}
-	want := []string{"fifo 6 600 0:0 ", "link 2 777 0:0 /etc/passwd", "sub/ 5 751 0:0 ", "sub/file 0 640 1000:2000 content", "twin 1 640 1000:2000 sub/file"}
+	want := []string{"fifo 6 600 0:0 ", "link 2 777 0:0 /etc/passwd", "sub/ 5 751 0:0 ",
+		"sub/file 0 640 1000:2000 content", "twin 1 640 1000:2000 sub/file"}
 	if slices.Sort(got); !slices.Equal(got, want) {
 		t.Errorf("got\n%q\nwant\n%q", got, want)
 	}

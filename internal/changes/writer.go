@@ -45,7 +45,8 @@ func (n *node) inode() inode { return inode{n.st.Dev, n.st.Ino} }
 func (n *node) shared() bool { return n.st.Nlink > 1 && !n.is(unix.S_IFDIR) }
 
 func newWriter(ctx context.Context, w io.Writer) *writer {
-	return &writer{ctx: ctx, tar: tar.NewWriter(w), links: map[inode]string{}, kept: map[inode][]string{}, buf: make([]byte, 256<<10)}
+	return &writer{ctx: ctx, tar: tar.NewWriter(w), links: map[inode]string{}, kept: map[inode][]string{},
+		buf: make([]byte, 256<<10)}
 }
 
 // open is open for a path that is relative to the root, nil if it was deleted meanwhile.
@@ -54,7 +55,8 @@ func (w *writer) open(dir *os.File, name string) (*node, error) {
 		return nil, err
 	}
 	if len(name) > maxPath {
-		return nil, fmt.Errorf("%.200q...: its path is longer than %d bytes: remove it, or make it shorter: %w", name, maxPath, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("%.200q...: its path is longer than %d bytes: remove it, or make it shorter: %w", name,
+			maxPath, errdefs.ErrFailedPrecondition)
 	}
 	n, err := open(dir, path.Base(name))
 	if errors.Is(err, unix.ENOENT) {
@@ -126,7 +128,8 @@ func (w *writer) addNode(name string, n *node) error {
 	return nil
 }
 
-// keep is told of a file that is as it was: if it has another name that was not there, that is to be a name of the same file.
+// keep is told of a file that is as it was: if it has another name that was not there, that is to be a name of the same
+// file.
 func (w *writer) keep(name string, n *node) error {
 	if !n.shared() {
 		return nil

@@ -28,11 +28,11 @@ const (
 	copyBuffer = 1 << 20
 )
 
-// WriteArchive makes the plain tar file, which must not exist, of the checkpoint in dir, on the same file system.
-// Both belong to the caller alone. It returns how many bytes of the archive were not written but are those
-// that CRIU wrote: the largest of its images of pages becomes the archive, with what comes before it inserted at its front, where
-// the file system can do that (fallocate(2), FALLOC_FL_INSERT_RANGE: ext4, xfs); it is then no longer in dir. The small files come first, so
-// that who wants to know only what the archive holds need not read it all.
+// WriteArchive makes the plain tar file, which must not exist, of the checkpoint in dir, on the same file system. Both
+// belong to the caller alone. It returns how many bytes of the archive were not written but are those that CRIU wrote:
+// the largest of its images of pages becomes the archive, with what comes before it inserted at its front, where the
+// file system can do that (fallocate(2), FALLOC_FL_INSERT_RANGE: ext4, xfs); it is then no longer in dir. The small
+// files come first, so that who wants to know only what the archive holds need not read it all.
 func WriteArchive(ctx context.Context, dir, file string) (inPlace int64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -112,7 +112,8 @@ func listFiles(dir string) ([]*archiveFile, error) {
 func largestPages(files []*archiveFile) *archiveFile {
 	var found *archiveFile
 	for _, f := range files {
-		if strings.HasPrefix(f.name, metadata.CheckpointDirectory+"/"+pagesPrefix) && f.size > 0 && (found == nil || f.size > found.size) {
+		if strings.HasPrefix(f.name, metadata.CheckpointDirectory+"/"+pagesPrefix) && f.size > 0 &&
+			(found == nil || f.size > found.size) {
 			found = f
 		}
 	}
@@ -148,7 +149,8 @@ func (w *archiveWriter) entry(tw *tar.Writer, f *archiveFile) error {
 	defer src.Close()
 	for left := f.size; left > 0; {
 		// In parts, to look at the context between them.
-		n, err := io.CopyBuffer(struct{ io.Writer }{tw}, struct{ io.Reader }{io.LimitReader(src, min(left, copyBuffer))}, make([]byte, copyBuffer))
+		n, err := io.CopyBuffer(struct{ io.Writer }{tw}, struct{ io.Reader }{io.LimitReader(src, min(left, copyBuffer))},
+			make([]byte, copyBuffer))
 		if err == nil && n == 0 {
 			err = io.ErrUnexpectedEOF
 		}

@@ -134,7 +134,8 @@ func TestAlignedHeader(t *testing.T) {
 	for _, align := range []int64{512, 4096, 64 << 10} {
 		for offset := int64(0); offset < align; offset += max(512, align/16) {
 			// More than fits into the header's own field for the size.
-			h, err := alignedHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "checkpoint/pages-1.img", Size: 9 << 30}, offset, align)
+			h, err := alignedHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "checkpoint/pages-1.img", Size: 9 << 30}, offset,
+				align)
 			if err != nil || (offset+int64(len(h)))%align != 0 {
 				t.Fatalf("offset %d of %d: %d bytes, %v", offset, align, len(h), err)
 			}

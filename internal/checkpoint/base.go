@@ -59,7 +59,8 @@ func contentReference(value, field string) (string, error) {
 }
 
 func noBase(field string) error {
-	return fmt.Errorf("%s: %s: base image is missing: take the checkpoint from a container that was created from an image: %w",
+	return fmt.Errorf("%s: %s: base image is missing: take the checkpoint from a container that was created from an "+
+		"image: %w",
 		metadata.ConfigDumpFile, field, errdefs.ErrInvalidArgument)
 }
 

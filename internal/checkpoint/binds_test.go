@@ -24,8 +24,10 @@ func TestBinds(t *testing.T) {
 	if got := open(t, crioFiles().without("bind.mounts").tree(t)).Metadata.Binds; got != nil {
 		t.Errorf("not recorded: %v", got)
 	}
-	for name, content := range map[string]string{"no list": `{}`, "control characters": `[{"destination":"/\u001b[2J","file_type":"file"}]`} {
-		if _, err := Open(crioFiles().with("bind.mounts", content).tree(t), DefaultLimits()); !errdefs.IsInvalidArgument(err) {
+	for name, content := range map[string]string{"no list": `{}`,
+		"control characters": `[{"destination":"/\u001b[2J","file_type":"file"}]`} {
+		if _, err := Open(crioFiles().with("bind.mounts", content).tree(t),
+			DefaultLimits()); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

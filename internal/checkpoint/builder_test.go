@@ -52,7 +52,8 @@ const linuxSpec = `"ociVersion":"1.2.0","process":{"args":["sh"],"cwd":"/"},"roo
 func containerdFiles() files {
 	return files{
 		"config.dump": `{"id":"c1","name":"counter_pod_default_uid_0","rootfsImage":"registry.example:5000/base:1",` +
-			`"rootfsImageRef":"registry.example:5000/base@sha256:` + hexA + `","rootfsImageName":"registry.example:5000/base:1",` +
+			`"rootfsImageRef":"registry.example:5000/base@sha256:` + hexA +
+			`","rootfsImageName":"registry.example:5000/base:1",` +
 			`"runtime":"io.containerd.runc.v2","createdTime":"2026-11-23T08:00:00Z","checkpointedTime":"2026-11-23T09:00:00Z",` +
 			`"restoredTime":"0001-01-01T00:00:00Z","restored":false}`,
 		"spec.dump":       `{` + linuxSpec + `,"annotations":{"io.kubernetes.cri.container-name":"counter"}}`,
@@ -118,7 +119,8 @@ func (f files) tree(t testing.TB) string {
 func (f files) entries() []entry {
 	var out []entry
 	for _, name := range slices.Sorted(maps.Keys(f)) {
-		if path.Dir(name) == "checkpoint" && !slices.ContainsFunc(out, func(e entry) bool { return e.Name == "checkpoint/" }) {
+		if path.Dir(name) == "checkpoint" && !slices.ContainsFunc(out,
+			func(e entry) bool { return e.Name == "checkpoint/" }) {
 			out = append(out, entry{Header: tar.Header{Typeflag: tar.TypeDir, Name: "checkpoint/", Mode: 0o600}})
 		}
 		out = append(out, file(name, f[name]))

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Archive makes the file, which must not exist, a tar compressed with zstd, of the checkpoint in dir, which is now complete. It is
-// several frames of zstd, with a skippable one for alignment (RFC 8878, 3.1): the compressed pages of the largest image become the
-// archive, where the file system can insert into them, as in [WriteArchive].
+// Archive makes the file, which must not exist, a tar compressed with zstd, of the checkpoint in dir, which is now
+// complete. It is several frames of zstd, with a skippable one for alignment (RFC 8878, 3.1): the compressed pages of
+// the largest image become the archive, where the file system can insert into them, as in [WriteArchive].
 func (c *Compressor) Archive(ctx context.Context, dir, file string) (err error) {
 	if err := c.finish(ctx); err != nil {
 		return err
@@ -61,7 +61,8 @@ func (c *Compressor) Archive(ctx context.Context, dir, file string) (err error) 
 }
 
 // compressedHead returns the small files and the header of the pages that follow, as frames that end at a block's end.
-func (w *archiveWriter) compressedHead(files []*archiveFile, parts map[*archiveFile]*pages, first *archiveFile) ([]byte, error) {
+func (w *archiveWriter) compressedHead(files []*archiveFile, parts map[*archiveFile]*pages,
+	first *archiveFile) ([]byte, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(w.dir, &st); err != nil {
 		return nil, err

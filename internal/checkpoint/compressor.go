@@ -21,8 +21,8 @@ import (
 	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
-// Compressor compresses CRIU's images of pages while CRIU writes them, by zstd at its fastest level, so that little is left to
-// do when CRIU is done.
+// Compressor compresses CRIU's images of pages while CRIU writes them, by zstd at its fastest level, so that little is
+// left to do when CRIU is done.
 type Compressor struct {
 	images, scratch string
 	watcher         *fsnotify.Watcher
@@ -42,8 +42,8 @@ type pages struct {
 	read int64    // bytes of src that are in dst
 }
 
-// NewCompressor begins to watch dir, in which the checkpoint will be. What is compressed waits in scratch. Both exist, on
-// one file system, and belong to the caller alone. The compressor has to be closed.
+// NewCompressor begins to watch dir, in which the checkpoint will be. What is compressed waits in scratch. Both exist,
+// on one file system, and belong to the caller alone. The compressor has to be closed.
 func NewCompressor(dir, scratch string) (*Compressor, error) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest))
 	if err != nil {
@@ -56,12 +56,14 @@ func NewCompressor(dir, scratch string) (*Compressor, error) {
 	if err := watcher.Add(dir); err != nil {
 		return nil, errors.Join(err, watcher.Close())
 	}
-	c := &Compressor{images: filepath.Join(dir, metadata.CheckpointDirectory), scratch: scratch, watcher: watcher, encoder: encoder,
+	c := &Compressor{images: filepath.Join(dir, metadata.CheckpointDirectory), scratch: scratch, watcher: watcher,
+		encoder:  encoder,
 		stopping: make(chan struct{}), ended: make(chan struct{})}
 	go func() {
 		defer close(c.ended)
 		// Not of a request's context: the compressor ends when it is closed.
-		if err := recovery.Do(context.Background(), "compress checkpoint", func() error { c.follow(); return nil }); err != nil {
+		if err := recovery.Do(context.Background(), "compress checkpoint",
+			func() error { c.follow(); return nil }); err != nil {
 			c.err = err
 		}
 	}()
@@ -132,7 +134,8 @@ func (c *Compressor) find() error {
 		if p.src, err = os.OpenFile(filepath.Join(c.images, e.Name()), os.O_RDONLY|unix.O_NOFOLLOW, 0); err != nil {
 			return err
 		}
-		if p.dst, err = os.OpenFile(filepath.Join(c.scratch, e.Name()+".zst"), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
+		if p.dst, err = os.OpenFile(filepath.Join(c.scratch, e.Name()+".zst"), os.O_CREATE|os.O_EXCL|os.O_RDWR,
+			0o600); err != nil {
 			return errors.Join(err, p.src.Close())
 		}
 		if len(c.parts) == 0 {

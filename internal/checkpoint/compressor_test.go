@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// dumping writes a checkpoint as CRIU does: files of pages grow one after the other, in parts, while the compressor looks
-// on. pause is called between the parts.
+// dumping writes a checkpoint as CRIU does: files of pages grow one after the other, in parts, while the compressor
+// looks on. pause is called between the parts.
 func dumping(t *testing.T, dir string, pause func()) map[string][]byte {
 	t.Helper()
 	files := map[string][]byte{
@@ -22,7 +22,8 @@ func dumping(t *testing.T, dir string, pause func()) map[string][]byte {
 		"checkpoint/tmpfs-1.img": bytes.Repeat([]byte("t"), maxHeadFile+1),
 		"rootfs-diff.tar":        bytes.Repeat([]byte("d"), 3*maxHeadFile),
 		// With numbers whose order is not that of their names, one of them empty.
-		"checkpoint/pages-1.img": nil, "checkpoint/pages-2.img": nil, "checkpoint/pages-10.img": nil, "checkpoint/pages-3.img": {},
+		"checkpoint/pages-1.img": nil, "checkpoint/pages-2.img": nil, "checkpoint/pages-10.img": nil,
+		"checkpoint/pages-3.img": {},
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "checkpoint"), 0o700); err != nil {
 		t.Fatal(err)
@@ -31,7 +32,8 @@ func dumping(t *testing.T, dir string, pause func()) map[string][]byte {
 	for _, p := range []struct {
 		name  string
 		parts int
-	}{{"checkpoint/pages-1.img", 3}, {"checkpoint/pages-2.img", 9}, {"checkpoint/pages-3.img", 0}, {"checkpoint/pages-10.img", 1}} {
+	}{{"checkpoint/pages-1.img", 3}, {"checkpoint/pages-2.img", 9}, {"checkpoint/pages-3.img", 0},
+		{"checkpoint/pages-10.img", 1}} {
 		f, err := os.Create(filepath.Join(dir, p.name))
 		if err != nil {
 			t.Fatal(err)
@@ -139,7 +141,8 @@ func TestCompressorOfLatecomer(t *testing.T) {
 func TestCompressorFails(t *testing.T) {
 	c, dir, file := compressor(t, t.TempDir())
 	files := map[string][]byte{"config.dump": []byte("{}")}
-	if err := errors.Join(os.Mkdir(filepath.Join(dir, "checkpoint"), 0o700), os.WriteFile(filepath.Join(dir, "config.dump"), files["config.dump"], 0o600)); err != nil {
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "checkpoint"), 0o700),
+		os.WriteFile(filepath.Join(dir, "config.dump"), files["config.dump"], 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Archive(t.Context(), dir, file); err != nil {

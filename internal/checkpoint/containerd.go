@@ -15,7 +15,8 @@ func (containerdFormat) engine() Engine { return EngineContainerd }
 
 func (containerdFormat) took(*specs.Spec) bool { return true }
 
-// annotations: checkpointctl writes them, and containerd 2.1 to 2.3 look for the one (checkpointctl: lib/annotations.go).
+// annotations: checkpointctl writes them, and containerd 2.1 to 2.3 look for the one (checkpointctl:
+// lib/annotations.go).
 func (containerdFormat) annotations() Annotations {
 	return Annotations{Prefix: "org.criu.checkpoint.", Deciding: []string{"container.name"}}
 }

@@ -21,7 +21,8 @@ func TestFourthProducer(t *testing.T) {
 	before := formats
 	t.Cleanup(func() { formats = before })
 	register(fourthFormat{})
-	f := podmanFiles().with("spec.dump", `{`+linuxSpec+`,"annotations":{"io.container.manager":"fourth"}}`).with("fourth.log", "count 1\n")
+	f := podmanFiles().with("spec.dump",
+		`{`+linuxSpec+`,"annotations":{"io.container.manager":"fourth"}}`).with("fourth.log", "count 1\n")
 	c := open(t, f.tree(t))
 	if c.Metadata.Engine != "Fourth" {
 		t.Errorf("engine %s", c.Metadata.Engine)

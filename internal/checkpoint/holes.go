@@ -10,7 +10,8 @@ import (
 const copyPart = 64 << 10
 
 // copy writes the content of an entry into a new file. A sparse entry's holes, of which 130 bytes of archive may have
-// gigabytes, stay holes: they are known by that nothing is read from the archive for them. Their size counts as any other.
+// gigabytes, stay holes: they are known by that nothing is read from the archive for them. Their size counts as any
+// other.
 func (u *unpacker) copy(dst *os.File, size int64, content io.Reader) error {
 	buf := make([]byte, min(copyPart, size))
 	for at := int64(0); at < size; {

@@ -19,7 +19,8 @@ func hole(t *testing.T, size int64) string {
 	copy(content, fmt.Sprintf("1\n%d\n4\n", size))
 	sparse := file("GNUSparseFile.0/pages-1.img", string(content))
 	sparse.PAXRecords = map[string]string{
-		"GNU_sparse.major": "1", "GNU_sparse.minor": "0", "GNU_sparse.name": "pages-1.img", "GNU_sparse.realsize": strconv.FormatInt(size+4, 10),
+		"GNU_sparse.major": "1", "GNU_sparse.minor": "0", "GNU_sparse.name": "pages-1.img",
+		"GNU_sparse.realsize": strconv.FormatInt(size+4, 10),
 	}
 	return stored(t, bytes.ReplaceAll(tarball(t, sparse), []byte("GNU_sparse"), []byte("GNU.sparse")))
 }

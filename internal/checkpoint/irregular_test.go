@@ -77,7 +77,8 @@ func TestOpenDirectoryInPlaceOfFile(t *testing.T) {
 	_, err := c.OpenLog()
 	wantError(t, err, errdefs.IsInvalidArgument, "container.log", "directory")
 
-	_, err = Open(containerdFiles().images().without("checkpoint/inventory.img").with("config.dump", "").tree(t), DefaultLimits())
+	_, err = Open(containerdFiles().images().without("checkpoint/inventory.img").with("config.dump", "").tree(t),
+		DefaultLimits())
 	wantError(t, err, errdefs.IsInvalidArgument, "checkpoint/inventory.img is missing")
 }
 
@@ -97,7 +98,8 @@ func TestOpenIncremental(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Open(dir, DefaultLimits())
-	wantError(t, err, errdefs.IsInvalidArgument, "checkpoint/parent", "incremental checkpoints are not supported", "--with-previous")
+	wantError(t, err, errdefs.IsInvalidArgument, "checkpoint/parent", "incremental checkpoints are not supported",
+		"--with-previous")
 	if err := os.Remove(parent); err != nil {
 		t.Fatal(err)
 	}

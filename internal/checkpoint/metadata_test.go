@@ -41,24 +41,31 @@ func TestMetadata(t *testing.T) {
 			replaced(f, s, `"path":"rootfs"`, `"path":"rootfs","readonly":true`),
 		},
 		{
-			"duplicate annotation", replaced(f, s, `"annotations":{`, `"annotations":{"a":"1","a":"2",`), []string{s, "duplicate"},
+			"duplicate annotation", replaced(f, s, `"annotations":{`, `"annotations":{"a":"1","a":"2",`),
+			[]string{s, "duplicate"},
 			replaced(f, s, `"annotations":{`, `"annotations":{"a":"1","A":"2",`),
 		},
 		{"other case", replaced(f, c, `"rootfsImageRef"`, `"RootfsImageRef"`), []string{c, "rootfsImageRef"}, f},
 		{
-			"deep nesting", replaced(f, c, `"id":`, `"x":`+strings.Repeat("[", 20000)+strings.Repeat("]", 20000)+`,"id":`), []string{c, "depth"},
+			"deep nesting", replaced(f, c, `"id":`, `"x":`+strings.Repeat("[", 20000)+strings.Repeat("]", 20000)+`,"id":`),
+			[]string{c, "depth"},
 			replaced(f, c, `"id":`, `"x":`+strings.Repeat("[", 1000)+strings.Repeat("]", 1000)+`,"id":`),
 		},
 		{"wrong type", replaced(f, c, `"c1"`, `["c1"]`), []string{c}, f},
-		{"wrong time", replaced(f, c, `2026-11-23T08:00:00Z`, `yesterday`), []string{c}, replaced(f, c, `08:00:00Z`, `08:00:00.123456789+02:00`)},
+		{"wrong time", replaced(f, c, `2026-11-23T08:00:00Z`, `yesterday`), []string{c},
+			replaced(f, c, `08:00:00Z`, `08:00:00.123456789+02:00`)},
 		{"no linux", replaced(f, s, `"linux":`, `"solaris":`), []string{s, "Linux"}, f},
 		{"no process", replaced(f, s, `"process":`, `"Process":`), []string{s, "Linux"}, f},
 		{"null root", replaced(f, s, `{"path":"rootfs"}`, `null`), []string{s, "Linux"}, f},
 		{"control character in id", replaced(f, c, `"c1"`, `"c1\nx"`), []string{c, "id"}, replaced(f, c, `"c1"`, `"c1 ü"`)},
-		{"long name", replaced(f, c, `counter`, strings.Repeat("c", 1025)), []string{c, "name", "1024"}, replaced(f, c, `counter`, strings.Repeat("c", 400))},
-		{"escape in runtime", replaced(f, c, `io.containerd.runc.v2`, `\u001b[2J`), []string{c, "runtime"}, replaced(f, c, `io.containerd.runc.v2`, `crun`)},
-		{"escape in image name", replaced(f, c, `"rootfsImage":"`, `"rootfsImage":"\u009b2J`), []string{c, "image name"}, replaced(f, c, `"rootfsImage":"`, `"rootfsImage":"any text, `)},
-		{"four descriptors", f.with(d, `["a","b","c","pipe:[1]"]`), []string{d, "4 entries", "at most 3"}, f.with(d, `["a","b","c"]`)},
+		{"long name", replaced(f, c, `counter`, strings.Repeat("c", 1025)), []string{c, "name", "1024"},
+			replaced(f, c, `counter`, strings.Repeat("c", 400))},
+		{"escape in runtime", replaced(f, c, `io.containerd.runc.v2`, `\u001b[2J`), []string{c, "runtime"},
+			replaced(f, c, `io.containerd.runc.v2`, `crun`)},
+		{"escape in image name", replaced(f, c, `"rootfsImage":"`, `"rootfsImage":"\u009b2J`), []string{c, "image name"},
+			replaced(f, c, `"rootfsImage":"`, `"rootfsImage":"any text, `)},
+		{"four descriptors", f.with(d, `["a","b","c","pipe:[1]"]`), []string{d, "4 entries", "at most 3"},
+			f.with(d, `["a","b","c"]`)},
 		{"no descriptors", f.without(d), []string{d, "missing"}, f.with(d, `[]`)},
 		{"descriptors no list", f.with(d, `{"3":"pipe:[1]"}`), []string{d}, f},
 		{"descriptors no strings", f.with(d, `[0,1,2]`), []string{d}, f.with(d, `null`)},
@@ -97,7 +104,8 @@ func TestEngine(t *testing.T) {
 		"CRI-O":      EngineContainerd,
 		"":           EngineContainerd,
 	} {
-		f := replaced(containerdFiles(), "spec.dump", `"annotations":{`, `"annotations":{"io.container.manager":"`+manager+`",`)
+		f := replaced(containerdFiles(), "spec.dump", `"annotations":{`,
+			`"annotations":{"io.container.manager":"`+manager+`",`)
 		// With the fields of all three, so that any of them can be read.
 		f = replaced(f, "config.dump", `"id":`, `"rootfsImageID":"`+hexB+`","id":`)
 		if got := open(t, f.tree(t)).Metadata.Engine; got != want {

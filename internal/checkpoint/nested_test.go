@@ -50,7 +50,8 @@ func TestNested(t *testing.T) {
 
 func TestUnpackMetadata(t *testing.T) {
 	dir := t.TempDir()
-	if err := UnpackMetadata(t.Context(), stored(t, tarball(t, containerdFiles().images().entries()...)), dir, DefaultLimits()); err != nil {
+	if err := UnpackMetadata(t.Context(), stored(t, tarball(t, containerdFiles().images().entries()...)), dir,
+		DefaultLimits()); err != nil {
 		t.Fatal(err)
 	}
 	if c := open(t, dir); c.Metadata.Engine != EngineContainerd || c.Metadata.Base.Reference == "" {
@@ -65,7 +66,8 @@ func TestUnpackMetadata(t *testing.T) {
 	}
 	bad := containerdFiles().images()
 	bad["checkpoint/../../x"] = "x"
-	if err := UnpackMetadata(t.Context(), stored(t, tarball(t, bad.entries()...)), t.TempDir(), DefaultLimits()); err == nil {
+	if err := UnpackMetadata(t.Context(), stored(t, tarball(t, bad.entries()...)), t.TempDir(),
+		DefaultLimits()); err == nil {
 		t.Error("an entry that is not taken is not looked at")
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Place gives a finished file its name, on the same file system, and never to the cost of another: the
-// error is then of class errdefs.ErrAlreadyExists. After any error there is no file of that name that was not there before:
-// a caller whose context has ended meanwhile, which is an error too, would not know of it.
+// Place gives a finished file its name, on the same file system, and never to the cost of another: the error is then of
+// class errdefs.ErrAlreadyExists. After any error there is no file of that name that was not there before: a caller
+// whose context has ended meanwhile, which is an error too, would not know of it.
 func Place(ctx context.Context, file, name string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -25,7 +25,8 @@ func Place(ctx context.Context, file, name string) error {
 		err = os.Link(file, name)
 	}
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("checkpoint archive %s exists: remove it, or choose another name: %w", quote(name), errdefs.ErrAlreadyExists)
+		return fmt.Errorf("checkpoint archive %s exists: remove it, or choose another name: %w", quote(name),
+			errdefs.ErrAlreadyExists)
 	}
 	if err != nil {
 		return fmt.Errorf("checkpoint archive %s: %w", quote(name), err)

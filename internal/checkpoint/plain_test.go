@@ -40,7 +40,8 @@ func TestUnpackLarge(t *testing.T) {
 		}
 		for _, e := range entries {
 			if got, err := os.ReadFile(filepath.Join(dst, e.Name)); err != nil || string(got) != e.content {
-				t.Errorf("%q: %s has %d bytes that are not the %d it should have (%v)", c.Extension(), e.Name, len(got), len(e.content), err)
+				t.Errorf("%q: %s has %d bytes that are not the %d it should have (%v)", c.Extension(), e.Name, len(got),
+					len(e.content), err)
 			}
 		}
 	}
@@ -74,7 +75,8 @@ func TestUnpackLargeCut(t *testing.T) {
 // A sparse file's content is not in one piece, whatever its type.
 func TestUnpackLargeSparse(t *testing.T) {
 	const hole, data = 2 * minDirect, 3 * minDirect
-	// GNU's sparse format 1.0 (tar manual: "Storing Sparse Files"), which archive/tar reads but does not write: a map, and the data.
+	// GNU's sparse format 1.0 (tar manual: "Storing Sparse Files"), which archive/tar reads but does not write: a map, and
+	// the data.
 	content := append(make([]byte, 512), bytes.Repeat([]byte("x"), data)...)
 	copy(content, fmt.Sprintf("1\n%d\n%d\n", hole, data))
 	sparse := file("GNUSparseFile.0/pages-1.img", string(content))

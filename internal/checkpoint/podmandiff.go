@@ -75,7 +75,8 @@ func plainDiff(out *tar.Writer, diff *Diff) (deleted []string, err error) {
 		dir, base := path.Split(name)
 		switch {
 		case base == whiteoutOpaque:
-			return nil, fmt.Errorf("directory %s was replaced, which Podman's format cannot say: %w", quote(dir), errdefs.ErrFailedPrecondition)
+			return nil, fmt.Errorf("directory %s was replaced, which Podman's format cannot say: %w", quote(dir),
+				errdefs.ErrFailedPrecondition)
 		case strings.HasPrefix(base, whiteout):
 			deleted = append(deleted, path.Join(dir, strings.TrimPrefix(base, whiteout)))
 			continue

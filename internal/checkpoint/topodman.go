@@ -77,7 +77,8 @@ func (c *Checkpoint) podmanSpec(o PodmanOptions) (*specs.Spec, error) {
 	for _, ns := range c.Metadata.Spec.Linux.Namespaces {
 		switch {
 		case ns.Type == specs.PIDNamespace && ns.Path != "":
-			return nil, fmt.Errorf("the container shares the PID namespace of its pod, which Podman has not: %w", errdefs.ErrFailedPrecondition)
+			return nil, fmt.Errorf("the container shares the PID namespace of its pod, which Podman has not: %w",
+				errdefs.ErrFailedPrecondition)
 		case ns.Type != specs.NetworkNamespace: // that one Podman replaces by its own, if it has a path
 			ns.Path = ""
 		}
@@ -85,14 +86,16 @@ func (c *Checkpoint) podmanSpec(o PodmanOptions) (*specs.Spec, error) {
 	}
 	left := maps.Clone(o.Volumes)
 	for _, m := range c.Metadata.Spec.Mounts {
-		if dst := path.Clean(m.Destination); m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind") {
+		if dst := path.Clean(m.Destination); m.Type == "bind" || slices.Contains(m.Options, "bind") ||
+			slices.Contains(m.Options, "rbind") {
 			source, ok := o.Volumes[dst]
 			delete(left, dst)
 			if !ok {
 				if slices.Contains(podmanMounts, dst) {
 					continue
 				}
-				return nil, fmt.Errorf("the container has a volume at %s: say which directory Podman is to mount there: %w", quote(dst), errdefs.ErrFailedPrecondition)
+				return nil, fmt.Errorf("the container has a volume at %s: say which directory Podman is to mount there: %w",
+					quote(dst), errdefs.ErrFailedPrecondition)
 			}
 			m.Source = source
 		}
@@ -120,7 +123,8 @@ func (c *Checkpoint) podmanConfig(spec *specs.Spec, o PodmanOptions) (map[string
 	}
 	id, ok := strings.CutPrefix(status.ImageID, "sha256:")
 	if !ok || !imageID.MatchString(id) {
-		return nil, fmt.Errorf("%s: image ID %s is none: Podman finds the base image by it: %w", metadata.StatusDumpFile, quote(status.ImageID), errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("%s: image ID %s is none: Podman finds the base image by it: %w", metadata.StatusDumpFile,
+			quote(status.ImageID), errdefs.ErrFailedPrecondition)
 	}
 	name := c.Metadata.Base.Reference
 	if isID(name) {
@@ -153,7 +157,8 @@ func (p *podmanWriter) json(name string, v any) error {
 }
 
 func (p *podmanWriter) file(name string, data []byte) error {
-	if err := p.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(data))}); err != nil {
+	if err := p.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600,
+		Size: int64(len(data))}); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if _, err := p.tar.Write(data); err != nil {
@@ -167,7 +172,8 @@ func (p *podmanWriter) copy(name string, f *os.File) error {
 	if err != nil {
 		return err
 	}
-	if err := p.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: info.Size()}); err != nil {
+	if err := p.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600,
+		Size: info.Size()}); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if _, err := io.Copy(p.tar, io.LimitReader(f, info.Size())); err != nil {
@@ -186,7 +192,8 @@ func (p *podmanWriter) images(c *Checkpoint) error {
 	if err := errors.Join(err, dir.Close()); err != nil {
 		return err
 	}
-	if err := p.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: metadata.CheckpointDirectory + "/", Mode: 0o700}); err != nil {
+	if err := p.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: metadata.CheckpointDirectory + "/",
+		Mode: 0o700}); err != nil {
 		return err
 	}
 	slices.Sort(names)

@@ -35,9 +35,11 @@ func diffOf(t *testing.T, entries ...tar.Header) string {
 func podmanSpecJSON(t *testing.T, pid string, mounts ...specs.Mount) string {
 	t.Helper()
 	data, err := json.Marshal(specs.Spec{
-		Process: &specs.Process{}, Root: &specs.Root{Path: "rootfs"}, Mounts: append([]specs.Mount{{Destination: "/proc", Type: "proc"}}, mounts...),
+		Process: &specs.Process{}, Root: &specs.Root{Path: "rootfs"},
+		Mounts: append([]specs.Mount{{Destination: "/proc", Type: "proc"}}, mounts...),
 		Linux: &specs.Linux{CgroupsPath: "/old", Namespaces: []specs.LinuxNamespace{
-			{Type: specs.PIDNamespace, Path: pid}, {Type: specs.NetworkNamespace, Path: "/proc/7/ns/net"}, {Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"},
+			{Type: specs.PIDNamespace, Path: pid}, {Type: specs.NetworkNamespace, Path: "/proc/7/ns/net"},
+			{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"},
 		}},
 	})
 	if err != nil {
@@ -54,10 +56,13 @@ func TestWritePodman(t *testing.T) {
 		with("status.dump", `{"image_id":"sha256:`+hexB+`"}`).
 		with("spec.dump", podmanSpecJSON(t, "", bind("/etc/hosts"), bind("/data/"))).
 		with("rootfs-diff.tar", diffOf(t,
-			tar.Header{Typeflag: tar.TypeDir, Name: "etc/", Mode: 0o755}, tar.Header{Typeflag: tar.TypeReg, Name: "etc/.wh.group"},
-			tar.Header{Typeflag: tar.TypeReg, Name: "new", Size: 3, Mode: 0o644}, tar.Header{Typeflag: tar.TypeReg, Name: "./.wh.gone"}))
+			tar.Header{Typeflag: tar.TypeDir, Name: "etc/", Mode: 0o755},
+			tar.Header{Typeflag: tar.TypeReg, Name: "etc/.wh.group"},
+			tar.Header{Typeflag: tar.TypeReg, Name: "new", Size: 3, Mode: 0o644},
+			tar.Header{Typeflag: tar.TypeReg, Name: "./.wh.gone"}))
 	var buf bytes.Buffer
-	if err := open(t, files.tree(t)).WritePodman(t.Context(), &buf, PodmanOptions{RootMode: 0o751, Volumes: map[string]string{"/data": "/srv"}, TempDir: t.TempDir()}); err != nil {
+	if err := open(t, files.tree(t)).WritePodman(t.Context(), &buf,
+		PodmanOptions{RootMode: 0o751, Volumes: map[string]string{"/data": "/srv"}, TempDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
@@ -75,7 +80,8 @@ func TestWritePodman(t *testing.T) {
 		}
 		got[h.Name] = string(content)
 	}
-	if got["deleted.files"] != `["/etc/group","/gone"]` || !strings.HasSuffix(got["ctr.log"], "count 1\n") || got["checkpoint/inventory.img"] != "inventory" {
+	if got["deleted.files"] != `["/etc/group","/gone"]` || !strings.HasSuffix(got["ctr.log"], "count 1\n") ||
+		got["checkpoint/inventory.img"] != "inventory" {
 		t.Errorf("deleted.files %s, log %q", got["deleted.files"], got["ctr.log"])
 	}
 	var names []string
@@ -101,12 +107,14 @@ func TestWritePodman(t *testing.T) {
 	if err := json.Unmarshal([]byte(got["config.dump"]), &config); err != nil {
 		t.Fatal(err)
 	}
-	if config.RootfsImageID != hexB || config.RootfsImageName != "registry.example:5000/base@sha256:"+hexA || config.Runtime != "runc" {
+	if config.RootfsImageID != hexB || config.RootfsImageName != "registry.example:5000/base@sha256:"+hexA ||
+		config.Runtime != "runc" {
 		t.Errorf("config.dump %s", got["config.dump"])
 	}
 	spec := config.Spec
 	if len(spec.Mounts) != 2 || spec.Mounts[1].Source != "/srv" || spec.Linux.CgroupsPath != "" ||
-		spec.Linux.Namespaces[1].Path == "" || spec.Linux.Namespaces[2].Path != "" || spec.Annotations["io.container.manager"] != "libpod" {
+		spec.Linux.Namespaces[1].Path == "" || spec.Linux.Namespaces[2].Path != "" ||
+		spec.Annotations["io.container.manager"] != "libpod" {
 		t.Errorf("spec %+v, %+v", spec, spec.Linux)
 	}
 	// What is written is a checkpoint of Podman's.
@@ -128,20 +136,28 @@ func regularOnly(all map[string]string) files {
 }
 
 func TestWritePodmanRefuses(t *testing.T) {
-	honest := containerdFiles().with("status.dump", `{"image_id":"sha256:`+hexB+`"}`).with("spec.dump", podmanSpecJSON(t, ""))
+	honest := containerdFiles().with("status.dump", `{"image_id":"sha256:`+hexB+`"}`).with("spec.dump",
+		podmanSpecJSON(t, ""))
 	for name, c := range map[string]struct {
 		files   files
 		options PodmanOptions
 		is      func(error) bool
 		says    string
 	}{
-		"Podman's":         {podmanFiles(), PodmanOptions{}, errdefs.IsFailedPrecondition, "a checkpoint of Podman"},
-		"shared PIDs":      {honest.with("spec.dump", podmanSpecJSON(t, "/proc/7/ns/pid")), PodmanOptions{}, errdefs.IsFailedPrecondition, "PID namespace"},
-		"unknown volume":   {honest.with("spec.dump", podmanSpecJSON(t, "", specs.Mount{Destination: "/data", Type: "bind"})), PodmanOptions{}, errdefs.IsFailedPrecondition, `volume at "/data"`},
-		"volume too much":  {honest, PodmanOptions{Volumes: map[string]string{"/x": "/y"}}, errdefs.IsInvalidArgument, `no volume at "/x"`},
-		"no image ID":      {honest.with("status.dump", `{}`), PodmanOptions{}, errdefs.IsFailedPrecondition, "image ID"},
-		"opaque directory": {honest.with("rootfs-diff.tar", diffOf(t, tar.Header{Typeflag: tar.TypeReg, Name: "d/.wh..wh..opq"})), PodmanOptions{}, errdefs.IsFailedPrecondition, `"/d/" was replaced`},
-		"damaged diff":     {honest.with("rootfs-diff.tar", strings.Repeat("x", 1024)), PodmanOptions{}, errdefs.IsInvalidArgument, "rootfs-diff.tar"},
+		"Podman's": {podmanFiles(), PodmanOptions{}, errdefs.IsFailedPrecondition, "a checkpoint of Podman"},
+		"shared PIDs": {honest.with("spec.dump", podmanSpecJSON(t, "/proc/7/ns/pid")), PodmanOptions{},
+			errdefs.IsFailedPrecondition, "PID namespace"},
+		"unknown volume": {honest.with("spec.dump", podmanSpecJSON(t, "",
+			specs.Mount{Destination: "/data", Type: "bind"})), PodmanOptions{}, errdefs.IsFailedPrecondition,
+			`volume at "/data"`},
+		"volume too much": {honest, PodmanOptions{Volumes: map[string]string{"/x": "/y"}}, errdefs.IsInvalidArgument,
+			`no volume at "/x"`},
+		"no image ID": {honest.with("status.dump", `{}`), PodmanOptions{}, errdefs.IsFailedPrecondition, "image ID"},
+		"opaque directory": {honest.with("rootfs-diff.tar",
+			diffOf(t, tar.Header{Typeflag: tar.TypeReg, Name: "d/.wh..wh..opq"})), PodmanOptions{},
+			errdefs.IsFailedPrecondition, `"/d/" was replaced`},
+		"damaged diff": {honest.with("rootfs-diff.tar", strings.Repeat("x", 1024)), PodmanOptions{},
+			errdefs.IsInvalidArgument, "rootfs-diff.tar"},
 	} {
 		err := open(t, c.files.tree(t)).WritePodman(t.Context(), io.Discard, c.options)
 		if !c.is(err) || !strings.Contains(err.Error(), c.says) {

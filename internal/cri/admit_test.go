@@ -44,17 +44,24 @@ func TestAdmit(t *testing.T) {
 		is        func(error) bool // nil: admitted
 		says      string
 	}{
-		"plain":                      {of(nil, nil), "default", nil, nil, ""},
-		"no configuration":           {&runtime.CreateContainerRequest{}, "default", nil, nil, ""},
-		"other annotations":          {of(map[string]string{"a": "b", "org.criu.restored/x": "y", "org.criu.configs": "z"}, map[string]string{"a": "b"}), "default", nil, nil, ""},
-		"another namespace":          {of(nil, nil), "other", nil, errdefs.IsPermissionDenied, `"other"`},
-		"no namespace":               {of(nil, nil), "", nil, nil, ""},
-		"the source is not allowed":  {of(nil, nil), "default", errInjected, func(err error) bool { return errors.Is(err, errInjected) }, ""},
-		"the ID":                     {of(map[string]string{restore.AnnotationID: "x"}, nil), "default", nil, errdefs.IsInvalidArgument, restore.AnnotationID},
-		"a made-up one":              {of(map[string]string{restore.AnnotationPrefix + "later": ""}, nil), "default", nil, errdefs.IsInvalidArgument, "later"},
-		"CRIU's configuration":       {of(map[string]string{"org.criu.config": "/etc/passwd"}, nil), "default", nil, errdefs.IsInvalidArgument, "org.criu.config"},
-		"CRIU's configuration, none": {of(map[string]string{"org.criu.config": ""}, nil), "default", nil, errdefs.IsInvalidArgument, "org.criu.config"},
-		"by way of the pod":          {of(nil, map[string]string{"org.criu.config": "/x"}), "default", nil, errdefs.IsInvalidArgument, "org.criu.config"},
+		"plain":            {of(nil, nil), "default", nil, nil, ""},
+		"no configuration": {&runtime.CreateContainerRequest{}, "default", nil, nil, ""},
+		"other annotations": {of(map[string]string{"a": "b", "org.criu.restored/x": "y", "org.criu.configs": "z"},
+			map[string]string{"a": "b"}), "default", nil, nil, ""},
+		"another namespace": {of(nil, nil), "other", nil, errdefs.IsPermissionDenied, `"other"`},
+		"no namespace":      {of(nil, nil), "", nil, nil, ""},
+		"the source is not allowed": {of(nil, nil), "default", errInjected,
+			func(err error) bool { return errors.Is(err, errInjected) }, ""},
+		"the ID": {of(map[string]string{restore.AnnotationID: "x"}, nil), "default", nil,
+			errdefs.IsInvalidArgument, restore.AnnotationID},
+		"a made-up one": {of(map[string]string{restore.AnnotationPrefix + "later": ""}, nil), "default", nil,
+			errdefs.IsInvalidArgument, "later"},
+		"CRIU's configuration": {of(map[string]string{"org.criu.config": "/etc/passwd"}, nil), "default", nil,
+			errdefs.IsInvalidArgument, "org.criu.config"},
+		"CRIU's configuration, none": {of(map[string]string{"org.criu.config": ""}, nil), "default", nil,
+			errdefs.IsInvalidArgument, "org.criu.config"},
+		"by way of the pod": {of(nil, map[string]string{"org.criu.config": "/x"}), "default", nil,
+			errdefs.IsInvalidArgument, "org.criu.config"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := s.admit(c.request, &pod{namespace: c.namespace}, anySource{err: c.source})
@@ -69,7 +76,8 @@ func TestAdmit(t *testing.T) {
 
 func TestPod(t *testing.T) {
 	w := newWorld(t)
-	w.inner.sandboxes["kata"] = &runtime.PodSandboxStatus{Id: "kata", Metadata: &runtime.PodSandboxMetadata{Namespace: "default"}, RuntimeHandler: "kata"}
+	w.inner.sandboxes["kata"] = &runtime.PodSandboxStatus{Id: "kata",
+		Metadata: &runtime.PodSandboxMetadata{Namespace: "default"}, RuntimeHandler: "kata"}
 	w.sandboxContainer("kata", "io.containerd.kata.v2")
 	w.inner.sandboxes["own"] = &runtime.PodSandboxStatus{Id: "own", RuntimeHandler: ""}
 	got, err := w.runtime.pod(w.ctx, sandbox)
@@ -94,7 +102,8 @@ func TestPod(t *testing.T) {
 func TestPolicyOfImagesAndArchives(t *testing.T) {
 	w := newWorld(t)
 	id, archive := w.checkpointImage(checkpointName, w.files()), w.archive(w.files())
-	closed, err := policy.New(policy.Config{Images: []string{"registry.example/other/**", "docker.io/library/**"}, Namespaces: []string{"*"}})
+	closed, err := policy.New(policy.Config{Images: []string{"registry.example/other/**", "docker.io/library/**"},
+		Namespaces: []string{"*"}})
 	check(t, err)
 	before := w.inventory()
 	for name, c := range map[string]struct{ ref, user, key string }{
@@ -183,10 +192,12 @@ type key struct{}
 
 // What a pod asks for is read from the sandbox, which the kubelet made with the pod's own annotations.
 func TestAdmitPodAnnotations(t *testing.T) {
-	p, err := policy.New(policy.Config{Images: []string{"**"}, Namespaces: []string{"*"}, PodAnnotations: []string{"tcp-connections"}})
+	p, err := policy.New(policy.Config{Images: []string{"**"}, Namespaces: []string{"*"},
+		PodAnnotations: []string{"tcp-connections"}})
 	check(t, err)
 	s := &Runtime{node: &Node{Policy: p}}
-	r := &runtime.CreateContainerRequest{SandboxConfig: &runtime.PodSandboxConfig{Annotations: map[string]string{"org.criu.restore/tcp-connections": "restore"}}}
+	r := &runtime.CreateContainerRequest{SandboxConfig: &runtime.PodSandboxConfig{
+		Annotations: map[string]string{"org.criu.restore/tcp-connections": "restore"}}}
 	got, err := s.admit(r, &pod{annotations: map[string]string{"org.criu.restore/tcp-connections": "close"}}, anySource{})
 	check(t, err)
 	if got.TCP != policy.CloseTCP {

@@ -27,7 +27,8 @@ import (
 // CheckpointContainer checkpoints a running container into an archive, or straight into a checkpoint image, and
 // lets it run on. The archive holds what containerd's own CheckpointContainer writes
 // (internal/cri/server/container_checkpoint_linux.go).
-func (s *Runtime) CheckpointContainer(ctx context.Context, r *runtime.CheckpointContainerRequest) (_ *runtime.CheckpointContainerResponse, retErr error) {
+func (s *Runtime) CheckpointContainer(ctx context.Context,
+	r *runtime.CheckpointContainerRequest) (_ *runtime.CheckpointContainerResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "CheckpointContainer")
 	if s.node.NoCRIU {
 		return s.RuntimeServiceServer.CheckpointContainer(ctx, r) // which says so
@@ -38,7 +39,8 @@ func (s *Runtime) CheckpointContainer(ctx context.Context, r *runtime.Checkpoint
 	}
 	resp, err := s.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: r.GetContainerId()})
 	if err != nil {
-		return nil, fmt.Errorf("an error occurred when trying to find container the container status %q: %w", r.GetContainerId(), err)
+		return nil, fmt.Errorf("an error occurred when trying to find container the container status %q: %w",
+			r.GetContainerId(), err)
 	}
 	status := resp.GetStatus()
 	if state := status.GetState(); state != runtime.ContainerState_CONTAINER_RUNNING {
@@ -55,7 +57,8 @@ func (s *Runtime) CheckpointContainer(ctx context.Context, r *runtime.Checkpoint
 	if r.GetTimeout() > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(r.GetTimeout())*time.Second,
-			fmt.Errorf("the checkpoint was not done within the %d seconds of the request: %w", r.GetTimeout(), context.DeadlineExceeded))
+			fmt.Errorf("the checkpoint was not done within the %d seconds of the request: %w", r.GetTimeout(),
+				context.DeadlineExceeded))
 		defer cancel()
 	}
 	// CRIU does not dump what a page server is still to bring.
@@ -85,20 +88,24 @@ type target interface {
 }
 
 // target chooses by the location, and refuses one that cannot be.
-func (s *Runtime) target(ctx context.Context, location string, c *containers.Container, compression policy.Compression) (target, error) {
+func (s *Runtime) target(ctx context.Context, location string, c *containers.Container,
+	compression policy.Compression) (target, error) {
 	if name, ok := strings.CutPrefix(location, policy.ImageLocation); ok {
 		return s.imageTarget(ctx, name, c, compression)
 	}
 	if !filepath.IsAbs(location) || strings.HasSuffix(location, "/") {
-		return nil, fmt.Errorf("location %q: neither the absolute path of an archive nor %sNAME: %w", location, policy.ImageLocation, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("location %q: neither the absolute path of an archive nor %sNAME: %w", location,
+			policy.ImageLocation, errdefs.ErrInvalidArgument)
 	}
 	if name := filepath.Base(location); len(name) > unix.NAME_MAX {
 		// Otherwise it would be found out when the archive is there, after the freeze.
-		return nil, fmt.Errorf("location %q: its file name has %d bytes, more than the %d that a name may have: choose a shorter one: %w",
+		return nil, fmt.Errorf("location %q: its file name has %d bytes, more than the %d that a name may have: choose a "+
+			"shorter one: %w",
 			location, len(name), unix.NAME_MAX, errdefs.ErrInvalidArgument)
 	}
 	if _, err := os.Lstat(location); err == nil {
-		return nil, fmt.Errorf("checkpoint archive %q exists: remove it, or choose another name: %w", location, errdefs.ErrAlreadyExists)
+		return nil, fmt.Errorf("checkpoint archive %q exists: remove it, or choose another name: %w", location,
+			errdefs.ErrAlreadyExists)
 	}
 	return &archiveTarget{file: filepath.Clean(location), compression: compression}, nil
 }
@@ -107,8 +114,10 @@ func (s *Runtime) target(ctx context.Context, location string, c *containers.Con
 const checkpointTries = 4
 
 // checkpoint takes the checkpoint, in some seconds' time if that is not possible now.
-func (s *Runtime) checkpoint(ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus) (retErr error) {
-	ctx, span := tracing.StartSpan(ctx, "cri.restore.checkpoint", tracing.WithAttribute("container.id", c.ID), tracing.WithAttribute("location", location))
+func (s *Runtime) checkpoint(ctx context.Context, location string, c *containers.Container,
+	status *runtime.ContainerStatus) (retErr error) {
+	ctx, span := tracing.StartSpan(ctx, "cri.restore.checkpoint", tracing.WithAttribute("container.id", c.ID),
+		tracing.WithAttribute("location", location))
 	defer func() { span.SetStatus(retErr); span.End() }()
 	began := time.Now()
 	defer func() { observeCheckpoint(began, retErr) }()
@@ -129,7 +138,8 @@ func (s *Runtime) checkpoint(ctx context.Context, location string, c *containers
 
 // retryCheckpoint takes the checkpoint when it is possible.
 func (s *Runtime) retryCheckpoint(
-	ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus, compression policy.Compression,
+	ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus,
+	compression policy.Compression,
 ) error {
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := s.tryCheckpoint(ctx, location, c, status, compression)
@@ -147,7 +157,8 @@ func (s *Runtime) retryCheckpoint(
 
 // tryCheckpoint takes the checkpoint, or leaves everything as it was.
 func (s *Runtime) tryCheckpoint(
-	ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus, compression policy.Compression,
+	ctx context.Context, location string, c *containers.Container, status *runtime.ContainerStatus,
+	compression policy.Compression,
 ) error {
 	began := time.Now()
 	t, err := s.target(ctx, location, c, compression)

@@ -29,7 +29,8 @@ type imageTarget struct {
 	key         string
 }
 
-func (s *Runtime) imageTarget(ctx context.Context, name string, c *containers.Container, compression policy.Compression) (target, error) {
+func (s *Runtime) imageTarget(ctx context.Context, name string, c *containers.Container,
+	compression policy.Compression) (target, error) {
 	if err := s.node.Policy.CheckpointImage(name); err != nil {
 		return nil, err
 	}
@@ -123,7 +124,8 @@ func (t *imageTarget) withdraw(ctx context.Context) error {
 }
 
 // imageStatus asks containerd's CRI service, in this process.
-func (s *Runtime) imageStatus(ctx context.Context, r *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse, error) {
+func (s *Runtime) imageStatus(ctx context.Context, r *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse,
+	error) {
 	resp, err := s.images.ImageStatus(ctx, r)
 	return resp, errgrpc.ToGRPC(err)
 }

@@ -73,7 +73,8 @@ func openLog(name string) (*containerLog, error) {
 		return &containerLog{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("container log: %w: put the log's own file there, or remove what is there to checkpoint without a log", err)
+		return nil, fmt.Errorf("container log: %w: put the log's own file there, or remove what is there to checkpoint "+
+			"without a log", err)
 	}
 	return &containerLog{f: f, size: size}, nil
 }

@@ -12,8 +12,9 @@ import (
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
-// withShm makes the shared memory of a container that has the pod's for itself a part of its checkpoint, and keeps others' out of it. That is /dev/shm and System V IPC. A volume that is mounted there belongs to the
-// pod's spec, and with hostIPC the node's to the node.
+// withShm makes the shared memory of a container that has the pod's for itself a part of its checkpoint, and keeps
+// others' out of it. That is /dev/shm and System V IPC. A volume that is mounted there belongs to the pod's spec, and
+// with hostIPC the node's to the node.
 func (s *Runtime) withShm(d *dump.Dump, c *containers.Container) error {
 	spec, err := restore.SpecOf(c)
 	if err != nil {

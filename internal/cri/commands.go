@@ -20,11 +20,13 @@ import (
 // maxCommandOutput bounds what is kept of a command's output, in bytes.
 const maxCommandOutput = 2048
 
-// execute runs the command of an annotation in a container, as "crictl exec" does: as the container's user, with its environment. The
-// error names the annotation, the container and what the command wrote. Its class is errdefs.ErrFailedPrecondition for a
-// command that failed, and context.DeadlineExceeded for one that took too long.
-func (s *Runtime) execute(ctx context.Context, annotation, id string, args []string) (_ *restore.Command, retErr error) {
-	ctx, span := tracing.StartSpan(ctx, "cri.restore.command", tracing.WithAttribute("container.id", id), tracing.WithAttribute("annotation", annotation))
+// execute runs the command of an annotation in a container, as "crictl exec" does: as the container's user, with its
+// environment. The error names the annotation, the container and what the command wrote. Its class is
+// errdefs.ErrFailedPrecondition for a command that failed, and context.DeadlineExceeded for one that took too long.
+func (s *Runtime) execute(ctx context.Context, annotation, id string, args []string) (_ *restore.Command,
+	retErr error) {
+	ctx, span := tracing.StartSpan(ctx, "cri.restore.command", tracing.WithAttribute("container.id", id),
+		tracing.WithAttribute("annotation", annotation))
 	defer func() { span.SetStatus(retErr); span.End() }()
 	began := time.Now()
 	defer func() { observeCommand(annotation, began, retErr) }()
@@ -42,9 +44,11 @@ func (s *Runtime) execute(ctx context.Context, annotation, id string, args []str
 		did.Error = err.Error()
 		return did, fmt.Errorf("%s, which may take %s: %w", what, timeout, err)
 	case did.ExitCode != 0:
-		return did, fmt.Errorf("%s exited with status %d: %q: %w", what, did.ExitCode, did.Output, errdefs.ErrFailedPrecondition)
+		return did, fmt.Errorf("%s exited with status %d: %q: %w", what, did.ExitCode, did.Output,
+			errdefs.ErrFailedPrecondition)
 	}
-	log.G(ctx).WithField("container", id).WithField("annotation", annotation).WithField("took", did.Took.Round(time.Millisecond).String()).
+	log.G(ctx).WithField("container", id).WithField("annotation", annotation).WithField("took",
+		did.Took.Round(time.Millisecond).String()).
 		WithField("output", did.Output).Info("ran the command of a pod annotation")
 	return did, nil
 }
@@ -52,8 +56,9 @@ func (s *Runtime) execute(ctx context.Context, annotation, id string, args []str
 // last returns the end of a text.
 func last(text string, most int) string { return text[max(len(text)-most, 0):] }
 
-// taking runs take between the commands by which a program takes part in its checkpoint. Without the first one's success nothing is taken.
-// What the first one began the second ends, whatever became of the checkpoint, and of the request.
+// taking runs take between the commands by which a program takes part in its checkpoint. Without the first one's
+// success nothing is taken. What the first one began the second ends, whatever became of the checkpoint, and of the
+// request.
 func (s *Runtime) taking(ctx context.Context, asked *policy.Pod, id, name string, take func() error) (retErr error) {
 	if args := asked.After[name]; args != nil {
 		defer func() {
@@ -110,7 +115,8 @@ func (s *Runtime) asked(ctx context.Context, sandbox string) (policy.Pod, error)
 	return s.node.Policy.Pod(resp.GetStatus().GetAnnotations())
 }
 
-// showCommand adds what a command did after the restore to what is shown of a container with all details, as "crictl inspect" does.
+// showCommand adds what a command did after the restore to what is shown of a container with all details, as "crictl
+// inspect" does.
 func (s *Runtime) showCommand(ctx context.Context, resp *runtime.ContainerStatusResponse) {
 	id := resp.GetStatus().GetId()
 	if resp.GetInfo() == nil || !s.node.users.may(ctx, id) {

@@ -46,7 +46,8 @@ type fakeRuntime struct {
 	removed  []string
 }
 
-func (s *fakeRuntime) PodSandboxStatus(_ context.Context, r *runtime.PodSandboxStatusRequest) (*runtime.PodSandboxStatusResponse, error) {
+func (s *fakeRuntime) PodSandboxStatus(_ context.Context,
+	r *runtime.PodSandboxStatusRequest) (*runtime.PodSandboxStatusResponse, error) {
 	if err := s.f.call("sandbox status"); err != nil {
 		return nil, err
 	}
@@ -57,7 +58,8 @@ func (s *fakeRuntime) PodSandboxStatus(_ context.Context, r *runtime.PodSandboxS
 	return &runtime.PodSandboxStatusResponse{Status: st}, nil
 }
 
-func (s *fakeRuntime) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (*runtime.CreateContainerResponse, error) {
+func (s *fakeRuntime) CreateContainer(ctx context.Context,
+	r *runtime.CreateContainerRequest) (*runtime.CreateContainerResponse, error) {
 	if err := errors.Join(s.f.call("CreateContainer"), ctx.Err()); err != nil {
 		return nil, err
 	}
@@ -85,7 +87,8 @@ func (s *fakeRuntime) CreateContainer(ctx context.Context, r *runtime.CreateCont
 			return nil, err
 		}
 	}
-	metadata, err := json.Marshal(map[string]any{"Version": "v1", "Metadata": map[string]any{"ID": id, "Config": r.GetConfig()}})
+	metadata, err := json.Marshal(map[string]any{"Version": "v1",
+		"Metadata": map[string]any{"ID": id, "Config": r.GetConfig()}})
 	if err != nil {
 		return nil, err
 	}
@@ -93,14 +96,15 @@ func (s *fakeRuntime) CreateContainer(ctx context.Context, r *runtime.CreateCont
 	if err != nil {
 		return nil, err
 	}
-	if _, err := (&origin.Containers{ContainersClient: containersService{store: s.containers}}).Create(ctx, &api.CreateContainerRequest{Container: &api.Container{
-		ID: id, Sandbox: r.GetPodSandboxId(), Image: r.GetConfig().GetImage().GetImage(),
-		Labels:      map[string]string{"io.cri-containerd.kind": "container"},
-		Runtime:     &api.Container_Runtime{Name: restore.RuntimeRunc},
-		Spec:        jsonAny("types.containerd.io/opencontainers/runtime-spec/1/Spec", spec),
-		Snapshotter: snapshotter, SnapshotKey: id,
-		Extensions: map[string]*anypb.Any{"io.cri-containerd.container.metadata": jsonAny("x", metadata)},
-	}}); err != nil {
+	if _, err := (&origin.Containers{ContainersClient: containersService{store: s.containers}}).Create(ctx,
+		&api.CreateContainerRequest{Container: &api.Container{
+			ID: id, Sandbox: r.GetPodSandboxId(), Image: r.GetConfig().GetImage().GetImage(),
+			Labels:      map[string]string{"io.cri-containerd.kind": "container"},
+			Runtime:     &api.Container_Runtime{Name: restore.RuntimeRunc},
+			Spec:        jsonAny("types.containerd.io/opencontainers/runtime-spec/1/Spec", spec),
+			Snapshotter: snapshotter, SnapshotKey: id,
+			Extensions: map[string]*anypb.Any{"io.cri-containerd.container.metadata": jsonAny("x", metadata)},
+		}}); err != nil {
 		return nil, err
 	}
 	s.names[id] = name
@@ -120,15 +124,17 @@ type containersService struct {
 	store containers.Store
 }
 
-func (s containersService) Create(ctx context.Context, r *api.CreateContainerRequest, _ ...grpc.CallOption) (*api.CreateContainerResponse, error) {
+func (s containersService) Create(ctx context.Context, r *api.CreateContainerRequest,
+	_ ...grpc.CallOption) (*api.CreateContainerResponse, error) {
 	c := r.GetContainer()
 	extensions := map[string]typeurl.Any{}
 	for key, value := range c.GetExtensions() {
 		extensions[key] = value
 	}
 	_, err := s.store.Create(ctx, containers.Container{
-		ID: c.GetID(), SandboxID: c.GetSandbox(), Image: c.GetImage(), Labels: c.GetLabels(), Runtime: containers.RuntimeInfo{Name: c.GetRuntime().GetName()},
-		Spec: c.GetSpec(), Snapshotter: c.GetSnapshotter(), SnapshotKey: c.GetSnapshotKey(), Extensions: extensions,
+		ID: c.GetID(), SandboxID: c.GetSandbox(), Image: c.GetImage(), Labels: c.GetLabels(),
+		Runtime: containers.RuntimeInfo{Name: c.GetRuntime().GetName()},
+		Spec:    c.GetSpec(), Snapshotter: c.GetSnapshotter(), SnapshotKey: c.GetSnapshotKey(), Extensions: extensions,
 	})
 	return &api.CreateContainerResponse{}, err
 }
@@ -140,7 +146,8 @@ func specOfPod() *specs.Spec {
 		Version: "1.2.0", Root: &specs.Root{Path: "rootfs"},
 		Process:     &specs.Process{Args: []string{"count", "up"}, Cwd: "/"},
 		Annotations: map[string]string{"io.kubernetes.cri.container-name": "counter"},
-		Linux:       &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}}},
+		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace},
+			{Type: specs.MountNamespace}}},
 	}
 }
 
@@ -156,7 +163,8 @@ func (s *fakeRuntime) full(id string) (string, bool) {
 	return "", false
 }
 
-func (s *fakeRuntime) RemoveContainer(ctx context.Context, r *runtime.RemoveContainerRequest) (*runtime.RemoveContainerResponse, error) {
+func (s *fakeRuntime) RemoveContainer(ctx context.Context,
+	r *runtime.RemoveContainerRequest) (*runtime.RemoveContainerResponse, error) {
 	if err := errors.Join(s.f.call("RemoveContainer"), ctx.Err()); err != nil {
 		return nil, err
 	}
@@ -178,7 +186,8 @@ func (s *fakeRuntime) remove(ctx context.Context, id string) error {
 	return nil
 }
 
-func (s *fakeRuntime) ContainerStatus(_ context.Context, r *runtime.ContainerStatusRequest) (*runtime.ContainerStatusResponse, error) {
+func (s *fakeRuntime) ContainerStatus(_ context.Context,
+	r *runtime.ContainerStatusRequest) (*runtime.ContainerStatusResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	id, ok := s.full(r.GetContainerId())
@@ -188,7 +197,8 @@ func (s *fakeRuntime) ContainerStatus(_ context.Context, r *runtime.ContainerSta
 	return &runtime.ContainerStatusResponse{Status: &runtime.ContainerStatus{Id: id}}, nil
 }
 
-func (s *fakeRuntime) ListContainers(_ context.Context, r *runtime.ListContainersRequest) (*runtime.ListContainersResponse, error) {
+func (s *fakeRuntime) ListContainers(_ context.Context,
+	r *runtime.ListContainersRequest) (*runtime.ListContainersResponse, error) {
 	if err := s.f.call("ListContainers"); err != nil {
 		return nil, err
 	}
@@ -198,15 +208,17 @@ func (s *fakeRuntime) ListContainers(_ context.Context, r *runtime.ListContainer
 	for id, name := range s.names {
 		if pod := r.GetFilter().GetPodSandboxId(); pod == "" || strings.HasPrefix(name, pod) {
 			config := s.configs[id]
-			resp.Containers = append(resp.Containers, &runtime.Container{Id: id, Metadata: config.GetMetadata(), Annotations: config.GetAnnotations(),
-				State: runtime.ContainerState_CONTAINER_EXITED})
+			resp.Containers = append(resp.Containers, &runtime.Container{Id: id, Metadata: config.GetMetadata(),
+				Annotations: config.GetAnnotations(),
+				State:       runtime.ContainerState_CONTAINER_EXITED})
 		}
 	}
 	return resp, nil
 }
 
 // RemovePodSandbox removes the containers that it may.
-func (s *fakeRuntime) RemovePodSandbox(ctx context.Context, r *runtime.RemovePodSandboxRequest) (*runtime.RemovePodSandboxResponse, error) {
+func (s *fakeRuntime) RemovePodSandbox(ctx context.Context,
+	r *runtime.RemovePodSandboxRequest) (*runtime.RemovePodSandboxResponse, error) {
 	if err := s.f.call("RemovePodSandbox"); err != nil {
 		return nil, err
 	}
@@ -243,7 +255,8 @@ func (s *fakeImages) add(ref, id string) {
 	s.known[ref] = id
 }
 
-func (s *fakeImages) ImageStatus(_ context.Context, r *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse, error) {
+func (s *fakeImages) ImageStatus(_ context.Context, r *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse,
+	error) {
 	if err := s.f.call("image status"); err != nil {
 		return nil, err
 	}
@@ -275,7 +288,8 @@ func (s *fakeImages) ListImages(context.Context, *runtime.ListImagesRequest) (*r
 }
 
 // StreamImages sends one image at a time.
-func (s *fakeImages) StreamImages(_ *runtime.StreamImagesRequest, stream grpc.ServerStreamingServer[runtime.StreamImagesResponse]) error {
+func (s *fakeImages) StreamImages(_ *runtime.StreamImagesRequest,
+	stream grpc.ServerStreamingServer[runtime.StreamImagesResponse]) error {
 	resp, err := s.ListImages(stream.Context(), nil)
 	for _, img := range resp.GetImages() {
 		err = errors.Join(err, stream.Send(&runtime.StreamImagesResponse{Images: []*runtime.Image{img}}))

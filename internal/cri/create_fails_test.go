@@ -38,7 +38,8 @@ func calls(t *testing.T, source func(*world) string) (skip int, made []string) {
 	check(t, err)
 	made = w.faults.disarm()
 	skip = slices.Index(made, "sandbox status")
-	for _, call := range []string{"create lease", "image status", "CreateContainer", "get container", "mounts of snapshot", "update container", "delete lease"} {
+	for _, call := range []string{"create lease", "image status", "CreateContainer", "get container",
+		"mounts of snapshot", "update container", "delete lease"} {
 		if !slices.Contains(made, call) {
 			t.Fatalf("no %s in %q", call, made)
 		}
@@ -181,7 +182,8 @@ func TestCreateRefusesAndLeavesNothing(t *testing.T) {
 		"another network": {func(_ *world, files map[string]string) {
 			files["spec.dump"] = strings.Replace(files["spec.dump"], `{"type":"pid"}`, `{"type":"pid"},{"type":"network"}`, 1)
 		}, nil, errdefs.IsFailedPrecondition, []string{checkpointName, "network namespace", "hostNetwork"}, true},
-		"no diff": {file("rootfs-diff.tar", strings.Repeat("garbage ", 1024)), nil, errdefs.IsInvalidArgument, []string{checkpointName, "rootfs-diff.tar"}, true},
+		"no diff": {file("rootfs-diff.tar", strings.Repeat("garbage ", 1024)), nil, errdefs.IsInvalidArgument,
+			[]string{checkpointName, "rootfs-diff.tar"}, true},
 		"diff leads out": {func(_ *world, files map[string]string) {
 			files["rootfs-diff.tar"] = tarball(t, map[string]string{"../x": ""})
 		}, nil, errdefs.IsInvalidArgument, []string{checkpointName, "rootfs-diff.tar", "leaves the root file system"}, true},
@@ -264,6 +266,7 @@ func TestUndoGoesOn(t *testing.T) {
 
 type noRemoval struct{ *fakeRuntime }
 
-func (noRemoval) RemoveContainer(context.Context, *runtime.RemoveContainerRequest) (*runtime.RemoveContainerResponse, error) {
+func (noRemoval) RemoveContainer(context.Context, *runtime.RemoveContainerRequest) (*runtime.RemoveContainerResponse,
+	error) {
 	return nil, errInjected
 }

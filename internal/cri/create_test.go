@@ -121,10 +121,12 @@ func (w *world) ready(id string) *restore.Record {
 	}
 	var spec specs.Spec
 	check(w.t, json.Unmarshal(c.Spec.GetValue(), &spec))
-	if got, want := spec.Annotations["org.criu.config"], w.node.Restores.Dirs.Config(record.ID); got != want || !strings.Contains(w.read(got), "manage-cgroups") {
+	if got, want := spec.Annotations["org.criu.config"],
+		w.node.Restores.Dirs.Config(record.ID); got != want || !strings.Contains(w.read(got), "manage-cgroups") {
 		w.t.Errorf("CRIU configuration %q, want %q", got, want)
 	}
-	if spec.Annotations["io.kubernetes.cri.container-name"] != "counter" || c.Labels["io.cri-containerd.kind"] != "container" {
+	if spec.Annotations["io.kubernetes.cri.container-name"] != "counter" ||
+		c.Labels["io.cri-containerd.kind"] != "container" {
 		w.t.Errorf("container changed: %v, %v", spec.Annotations, c.Labels)
 	}
 	mounts, err := w.sn.Mounts(w.ctx, c.SnapshotKey)
@@ -156,16 +158,20 @@ func TestCreateFromImage(t *testing.T) {
 			t.Errorf("the caller's request became %v", r)
 		}
 		record := w.ready(resp.ContainerId)
-		if record.Image != checkpointName || record.BaseImage != baseRepository+"@"+w.base || record.Producer != "containerd" ||
+		if record.Image != checkpointName || record.BaseImage != baseRepository+"@"+w.base ||
+			record.Producer != "containerd" ||
 			record.Snapshotter != snapshotter || record.CheckpointedAt.Unix() != 1795420800 {
 			t.Errorf("%+v", record)
 		}
-		root, state, logs := filepath.Join(w.dir, "root", record.ID), filepath.Join(w.dir, "state", record.ID), filepath.Join(w.dir, "logs", "counter")
+		root, state, logs := filepath.Join(w.dir, "root", record.ID), filepath.Join(w.dir, "state", record.ID),
+			filepath.Join(w.dir, "logs", "counter")
 		w.unchanged(append(slices.Clone(before),
 			"container "+resp.ContainerId, "snapshot Active "+resp.ContainerId, "name "+sandbox+"/counter of "+resp.ContainerId,
 			"snapshot View "+record.SnapshotKey, "mount "+state+"/view",
 			"file "+root, "file "+root+"/work", "file "+root+"/criu.conf",
-			"file "+root+"/images", "file "+root+"/images/mountpoints-2.img", "mount "+state+"/view/checkpoint/mountpoints-2.img", // as the spec has them
+			// as the spec has them
+			"file "+root+"/images", "file "+root+"/images/mountpoints-2.img",
+			"mount "+state+"/view/checkpoint/mountpoints-2.img",
 			"file "+state, "file "+state+"/view", "file "+state+"/rootfs", "file "+logs, "file "+logs+"/0.log",
 		))
 		_, err = w.runtime.RemoveContainer(w.ctx, &runtime.RemoveContainerRequest{ContainerId: resp.ContainerId[:60]})
@@ -247,8 +253,9 @@ func TestOrdinaryCreate(t *testing.T) {
 func TestCreateFromAnotherEngine(t *testing.T) {
 	w := newWorld(t)
 	files := w.files()
-	files["spec.dump"] = strings.Replace(files["spec.dump"], `"annotations":{`, `"annotations":{"io.container.manager":"cri-o","io.kubernetes.cri-o.ImageRepoDigests":"`+
-		baseRepository+"@"+w.base+`",`, 1)
+	files["spec.dump"] = strings.Replace(files["spec.dump"], `"annotations":{`,
+		`"annotations":{"io.container.manager":"cri-o","io.kubernetes.cri-o.ImageRepoDigests":"`+
+			baseRepository+"@"+w.base+`",`, 1)
 	files["io.kubernetes.cri-o.LogPath"] = oldLog
 	files["rootfs-diff.tar"] = tarball(t, map[string]string{"data/new": "changed"})
 	files["deleted.files"] = `["/data/gone"]`

@@ -71,7 +71,8 @@ func (s faultyContainers) Get(ctx context.Context, id string) (containers.Contai
 	return s.Store.Get(ctx, id)
 }
 
-func (s faultyContainers) Update(ctx context.Context, c containers.Container, fields ...string) (containers.Container, error) {
+func (s faultyContainers) Update(ctx context.Context, c containers.Container, fields ...string) (containers.Container,
+	error) {
 	if err := s.f.call("update container"); err != nil {
 		return containers.Container{}, err
 	}
@@ -104,7 +105,8 @@ type faultySnapshotter struct {
 	mounts func(key string) []mount.Mount
 }
 
-func (s *faultySnapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+func (s *faultySnapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount,
+	error) {
 	if err := s.f.call("view snapshot"); err != nil {
 		return nil, err
 	}

@@ -19,8 +19,9 @@ import (
 // maxReason bounds the reason in the annotation of a container that was started fresh, in bytes.
 const maxReason = 512
 
-// unrestorable is the error of a checkpoint that this node cannot restore in this pod, and would not another time, if the
-// pod wants its container started all the same. The policy has admitted the checkpoint, and its base image is there.
+// unrestorable is the error of a checkpoint that this node cannot restore in this pod, and would not another time, if
+// the pod wants its container started all the same. The policy has admitted the checkpoint, and its base image is
+// there.
 type unrestorable struct {
 	error
 	record *restore.Record
@@ -38,7 +39,8 @@ func settled(err error) bool {
 
 // startFresh creates the container from the checkpoint's base image, as if the pod had named that. Nothing of the
 // checkpoint is in it, not even the command. It says in its annotations that, and why, it was not restored.
-func (s *Runtime) startFresh(ctx context.Context, r *runtime.CreateContainerRequest, u *unrestorable) (_ *runtime.CreateContainerResponse, retErr error) {
+func (s *Runtime) startFresh(ctx context.Context, r *runtime.CreateContainerRequest,
+	u *unrestorable) (_ *runtime.CreateContainerResponse, retErr error) {
 	ctx, span := tracing.StartSpan(ctx, "cri.restore.fresh", tracing.WithAttribute("checkpoint", u.record.Image))
 	defer func() { span.SetStatus(retErr); span.End() }()
 	out := proto.Clone(r).(*runtime.CreateContainerRequest)
@@ -63,7 +65,8 @@ func (s *Runtime) startFresh(ctx context.Context, r *runtime.CreateContainerRequ
 	}
 	s.node.users.add(resp.GetContainerId())
 	countFresh(u.error)
-	log.G(ctx).WithError(u.error).WithField("container", resp.GetContainerId()).WithField("checkpoint", u.record.Image).WithField("base", u.base.Reference).
+	log.G(ctx).WithError(u.error).WithField("container", resp.GetContainerId()).WithField("checkpoint",
+		u.record.Image).WithField("base", u.base.Reference).
 		Warn("created container from its base image, as the pod wants it if its checkpoint cannot be restored")
 	return resp, nil
 }
@@ -71,7 +74,8 @@ func (s *Runtime) startFresh(ctx context.Context, r *runtime.CreateContainerRequ
 // failedBefore returns why an earlier container of that name in the pod, of the same checkpoint, was not restored: CRIU
 // failed when it was started, or it was started fresh. Nil if there is none, as far as the kubelet has kept them.
 func (s *Runtime) failedBefore(ctx context.Context, r *runtime.CreateContainerRequest, record *restore.Record) error {
-	list, err := s.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: r.GetPodSandboxId()}})
+	list, err := s.ListContainers(ctx,
+		&runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: r.GetPodSandboxId()}})
 	if err != nil {
 		return nil //nolint:nilerr // then it is tried
 	}
@@ -86,8 +90,8 @@ func (s *Runtime) failedBefore(ctx context.Context, r *runtime.CreateContainerRe
 	return nil
 }
 
-// failure returns why a container of that checkpoint was not restored, nothing if it is another checkpoint's or was. Its
-// annotations are not asked: anybody may have written them.
+// failure returns why a container of that checkpoint was not restored, nothing if it is another checkpoint's or was.
+// Its annotations are not asked: anybody may have written them.
 func (n *Node) failure(ctx context.Context, id string, record *restore.Record) string {
 	c, earlier, err := n.Restores.Get(ctx, id)
 	if err == nil {

@@ -20,7 +20,8 @@ import (
 func (w *world) wantsFresh() {
 	w.t.Helper()
 	var err error
-	w.node.Policy, err = policy.New(policy.Config{AllowArchives: true, Images: []string{"**"}, Namespaces: []string{"*"}, PodAnnotations: []string{"on-failure"}})
+	w.node.Policy, err = policy.New(policy.Config{AllowArchives: true, Images: []string{"**"}, Namespaces: []string{"*"},
+		PodAnnotations: []string{"on-failure"}})
 	check(w.t, err)
 	w.inner.sandboxes[sandbox].Annotations = map[string]string{"org.criu.restore/on-failure": "start-fresh"}
 }
@@ -41,11 +42,13 @@ func (w *world) misfit() map[string]string {
 func (w *world) fresh(id string) string {
 	w.t.Helper()
 	last := w.inner.requests[len(w.inner.requests)-1].GetConfig()
-	if last.GetImage().GetImage() != w.baseID || last.GetImage().GetUserSpecifiedImage() != checkpointName || len(last.GetCommand())+len(last.GetArgs()) != 0 {
+	if last.GetImage().GetImage() != w.baseID || last.GetImage().GetUserSpecifiedImage() != checkpointName ||
+		len(last.GetCommand())+len(last.GetArgs()) != 0 {
 		w.t.Errorf("containerd got %v", last)
 	}
 	a := last.GetAnnotations()
-	if a["a"] != "b" || a[restore.AnnotationImage] != checkpointName || a[restore.AnnotationBase] != baseRepository+"@"+w.base || a[restore.AnnotationID] != "" {
+	if a["a"] != "b" || a[restore.AnnotationImage] != checkpointName ||
+		a[restore.AnnotationBase] != baseRepository+"@"+w.base || a[restore.AnnotationID] != "" {
 		w.t.Errorf("annotations %v", a)
 	}
 	c, _, err := w.node.Restores.Get(w.ctx, id)
@@ -69,7 +72,8 @@ func TestStartFresh(t *testing.T) {
 		t.Errorf("reason %q", why)
 	}
 	// Nothing of the restore is left, and the container is an ordinary one.
-	w.unchanged(append(before, "container "+resp.ContainerId, "snapshot Active "+resp.ContainerId, "name "+sandbox+"/counter of "+resp.ContainerId))
+	w.unchanged(append(before, "container "+resp.ContainerId, "snapshot Active "+resp.ContainerId,
+		"name "+sandbox+"/counter of "+resp.ContainerId))
 	_, err = w.runtime.RemoveContainer(w.ctx, &runtime.RemoveContainerRequest{ContainerId: resp.ContainerId})
 	check(t, err)
 	w.unchanged(before)
@@ -82,7 +86,8 @@ func TestFreshOnlyIfItMust(t *testing.T) {
 	w.wantsFresh()
 	// What another container's annotations say of it, which anybody can write, changes nothing.
 	forged := w.request(w.baseID)
-	record := restore.Record{ID: restore.NewID(), Image: checkpointName, ImageDigest: w.digestOf(checkpointName), ImageID: id}
+	record := restore.Record{ID: restore.NewID(), Image: checkpointName, ImageDigest: w.digestOf(checkpointName),
+		ImageID: id}
 	maps.Copy(forged.Config.Annotations, record.Annotations())
 	forged.Config.Annotations[restore.AnnotationFresh] = "because"
 	other, err := w.runtime.CreateContainer(w.ctx, forged)
@@ -144,10 +149,12 @@ func TestNotFresh(t *testing.T) {
 	}{
 		"another namespace": {func(w *world) {
 			w.inner.sandboxes[sandbox].Metadata.Namespace = "other"
-			w.node.Policy, _ = policy.New(policy.Config{Images: []string{"**"}, Namespaces: []string{"default"}, PodAnnotations: []string{"on-failure"}})
+			w.node.Policy, _ = policy.New(policy.Config{Images: []string{"**"}, Namespaces: []string{"default"},
+				PodAnnotations: []string{"on-failure"}})
 		}, errdefs.IsPermissionDenied},
 		"another image": {func(w *world) {
-			w.node.Policy, _ = policy.New(policy.Config{Images: []string{"registry.example/ok/**"}, Namespaces: []string{"*"}, PodAnnotations: []string{"on-failure"}})
+			w.node.Policy, _ = policy.New(policy.Config{Images: []string{"registry.example/ok/**"}, Namespaces: []string{"*"},
+				PodAnnotations: []string{"on-failure"}})
 		}, errdefs.IsPermissionDenied},
 		"not heard": {func(w *world) {
 			w.node.Policy, _ = policy.New(policy.Config{Images: []string{"**"}, Namespaces: []string{"*"}})
@@ -180,8 +187,10 @@ func TestNotFresh(t *testing.T) {
 
 func TestSettled(t *testing.T) {
 	for err, want := range map[error]bool{
-		errdefs.ErrFailedPrecondition: true, errdefs.ErrPermissionDenied: true, errdefs.ErrInvalidArgument: true, errdefs.ErrResourceExhausted: true,
-		errdefs.ErrNotImplemented: true, errdefs.ErrUnavailable: false, errdefs.ErrInternal: false, errInjected: false, errdefs.ErrNotFound: false, errdefs.ErrAborted: false,
+		errdefs.ErrFailedPrecondition: true, errdefs.ErrPermissionDenied: true, errdefs.ErrInvalidArgument: true,
+		errdefs.ErrResourceExhausted: true,
+		errdefs.ErrNotImplemented:    true, errdefs.ErrUnavailable: false, errdefs.ErrInternal: false, errInjected: false,
+		errdefs.ErrNotFound: false, errdefs.ErrAborted: false,
 	} {
 		if settled(err) != want {
 			t.Errorf("%v: %t", err, !want)

@@ -40,7 +40,8 @@ func (n *Node) lazily(ctx context.Context, asked policy.Lazy, dir string) (bool,
 	return mayBeLazy(ctx, images), nil
 }
 
-// mayBeLazy says whether CRIU can map all memory before it is there. Images that cannot be read are for the verification to refuse.
+// mayBeLazy says whether CRIU can map all memory before it is there. Images that cannot be read are for the
+// verification to refuse.
 func mayBeLazy(ctx context.Context, images *criu.Images) bool {
 	largest, all, err := images.Reserved()
 	may := false
@@ -49,7 +50,8 @@ func mayBeLazy(ctx context.Context, images *criu.Images) bool {
 	}
 	if !may {
 		log.G(ctx).WithError(err).WithField("reserved", all).WithField("largest", largest).
-			Info("restoring eagerly: a process has reserved more address space than this node has memory, which a lazy restore would need")
+			Info("restoring eagerly: a process has reserved more address space than this node has memory, which a lazy " +
+				"restore would need")
 	}
 	return may
 }
@@ -59,7 +61,8 @@ const reasonPagesLost = "RestoreError"
 
 // ContainerStatus says of a container that was killed because its memory did not arrive that this was why.
 // kubelet shows it as the reason of the container's end.
-func (s *Runtime) ContainerStatus(ctx context.Context, r *runtime.ContainerStatusRequest) (_ *runtime.ContainerStatusResponse, retErr error) {
+func (s *Runtime) ContainerStatus(ctx context.Context,
+	r *runtime.ContainerStatusRequest) (_ *runtime.ContainerStatusResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "ContainerStatus")
 	resp, err := s.RuntimeServiceServer.ContainerStatus(ctx, r)
 	if st := resp.GetStatus(); err == nil && unexplained(st) {
@@ -73,9 +76,10 @@ func (s *Runtime) ContainerStatus(ctx context.Context, r *runtime.ContainerStatu
 	return resp, err
 }
 
-// GetContainerEvents tells of the same end what ContainerStatus does: a kubelet that listens to events asks for no status.
-// (kubernetes: pkg/kubelet/pleg/evented.go.)
-func (s *Runtime) GetContainerEvents(r *runtime.GetEventsRequest, stream grpc.ServerStreamingServer[runtime.ContainerEventResponse]) (retErr error) {
+// GetContainerEvents tells of the same end what ContainerStatus does: a kubelet that listens to events asks for no
+// status. (kubernetes: pkg/kubelet/pleg/evented.go.)
+func (s *Runtime) GetContainerEvents(r *runtime.GetEventsRequest,
+	stream grpc.ServerStreamingServer[runtime.ContainerEventResponse]) (retErr error) {
 	ctx := stream.Context()
 	defer recovery.Into(ctx, &retErr, "GetContainerEvents")
 	return s.RuntimeServiceServer.GetContainerEvents(r, explainingStream{ServerStreamingServer: stream, runtime: s})
@@ -105,7 +109,8 @@ func unexplained(st *runtime.ContainerStatus) bool {
 	return st.GetState() == runtime.ContainerState_CONTAINER_EXITED && st.GetExitCode() != 0 && st.GetMessage() == ""
 }
 
-// lost says that and why the memory of a container did not arrive. It is empty for one of which all did, and for an ordinary one.
+// lost says that and why the memory of a container did not arrive. It is empty for one of which all did, and for an
+// ordinary one.
 func (s *Runtime) lost(ctx context.Context, id string) (why string) {
 	if !s.node.users.may(ctx, id) {
 		return ""

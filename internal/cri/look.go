@@ -69,13 +69,17 @@ func (l looker) look(ctx context.Context, img *image.Image, snapshotter string) 
 	id := restore.NewID()
 	key := restore.SnapshotKey(id)
 	labels := map[string]string{restore.LabelID: id}
-	lease, err := l.client.LeasesService().Create(ctx, leases.WithID(key), leases.WithExpiration(leaseTime), leases.WithLabels(labels))
+	lease, err := l.client.LeasesService().Create(ctx, leases.WithID(key), leases.WithExpiration(leaseTime),
+		leases.WithLabels(labels))
 	if err != nil {
 		return false, fmt.Errorf("lease to look into an image: %w", err)
 	}
 	var undo undoList
 	defer func() { undo.run(ctx) }()
-	undo.add("release lease", func(ctx context.Context) error { return ignoreAbsent(l.client.LeasesService().Delete(ctx, lease)) })
+	undo.add("release lease", func(ctx context.Context) error {
+		return ignoreAbsent(l.client.LeasesService().Delete(ctx,
+			lease))
+	})
 	undo.add("remove view", func(ctx context.Context) error { return ignoreAbsent(views.Remove(ctx, key)) })
 	mounts, err := image.View(leases.WithLease(ctx, lease.ID), l.client, img, snapshotter, key, labels)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
-// An ordinary image that looks like a checkpoint is created as without the plugin, under every policy, with every annotation, for
-// every runtime; a checkpoint under the same conditions is refused.
+// An ordinary image that looks like a checkpoint is created as without the plugin, under every policy, with every
+// annotation, for every runtime; a checkpoint under the same conditions is refused.
 func TestContentComesBeforePolicy(t *testing.T) {
 	for name, c := range map[string]struct {
 		config  policy.Config
@@ -21,19 +21,24 @@ func TestContentComesBeforePolicy(t *testing.T) {
 		request func(r *runtime.CreateContainerRequest)
 		is      func(error) bool
 	}{
-		"allowed_images":     {policy.Config{Images: []string{"registry.example/other/**"}, Namespaces: []string{"*"}}, nil, nil, errdefs.IsPermissionDenied},
-		"allowed_namespaces": {policy.Config{Images: []string{"**"}, Namespaces: []string{"other"}}, nil, nil, errdefs.IsPermissionDenied},
-		"annotation of the plugin": {policy.Config{Images: []string{"**"}, Namespaces: []string{"*"}}, nil, func(r *runtime.CreateContainerRequest) {
-			r.Config.Annotations[restore.AnnotationPrefix+"note"] = "x"
-		}, errdefs.IsInvalidArgument},
-		"annotation for CRIU": {policy.Config{Images: []string{"**"}, Namespaces: []string{"*"}}, nil, func(r *runtime.CreateContainerRequest) {
-			r.Config.Annotations[restore.AnnotationCRIUConfig] = "/x"
-		}, errdefs.IsInvalidArgument},
+		"allowed_images": {policy.Config{Images: []string{"registry.example/other/**"}, Namespaces: []string{"*"}}, nil,
+			nil, errdefs.IsPermissionDenied},
+		"allowed_namespaces": {policy.Config{Images: []string{"**"}, Namespaces: []string{"other"}}, nil, nil,
+			errdefs.IsPermissionDenied},
+		"annotation of the plugin": {policy.Config{Images: []string{"**"}, Namespaces: []string{"*"}}, nil,
+			func(r *runtime.CreateContainerRequest) {
+				r.Config.Annotations[restore.AnnotationPrefix+"note"] = "x"
+			}, errdefs.IsInvalidArgument},
+		"annotation for CRIU": {policy.Config{Images: []string{"**"}, Namespaces: []string{"*"}}, nil,
+			func(r *runtime.CreateContainerRequest) {
+				r.Config.Annotations[restore.AnnotationCRIUConfig] = "/x"
+			}, errdefs.IsInvalidArgument},
 		"pod annotation": {policy.Config{Images: []string{"**"}, Namespaces: []string{"*"}}, func(w *world) {
 			w.inner.sandboxes[sandbox].Annotations = map[string]string{restore.AnnotationPrefix + "lazy-pages": "on"}
 		}, nil, errdefs.IsPermissionDenied},
 		"another runtime": {policy.Config{Images: []string{"**"}, Namespaces: []string{"*"}}, func(w *world) {
-			w.inner.sandboxes["kata"] = &runtime.PodSandboxStatus{Id: "kata", Metadata: &runtime.PodSandboxMetadata{Namespace: "default"}, RuntimeHandler: "kata"}
+			w.inner.sandboxes["kata"] = &runtime.PodSandboxStatus{Id: "kata",
+				Metadata: &runtime.PodSandboxMetadata{Namespace: "default"}, RuntimeHandler: "kata"}
 			w.sandboxContainer("kata", "io.containerd.kata.v2")
 		}, func(r *runtime.CreateContainerRequest) { r.PodSandboxId = "kata" }, errdefs.IsFailedPrecondition},
 		"unknown pod": {policy.Config{Images: []string{"**"}, Namespaces: []string{"*"}}, nil,

@@ -73,7 +73,8 @@ func TestMethods(t *testing.T) {
 			}
 			row := rows[m.Name]
 			if row == nil {
-				t.Errorf("%s of %s: %s does not say what becomes of it: decide whether a restore concerns it", m.Name, service.is.Name(), compatibilityPage)
+				t.Errorf("%s of %s: %s does not say what becomes of it: decide whether a restore concerns it",
+					m.Name, service.is.Name(), compatibilityPage)
 				continue
 			}
 			delete(rows, m.Name)

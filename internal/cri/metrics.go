@@ -13,7 +13,8 @@ import (
 // creations times CreateContainer calls for checkpoints, by the gRPC code of their outcome.
 var creations = func() metrics.LabeledTimer {
 	ns := metrics.NewNamespace("containerd", "cri_restore", nil)
-	t := ns.NewLabeledTimer("create", "The time it takes to create a container from a checkpoint, a pull of its base image included, by gRPC code", "code")
+	t := ns.NewLabeledTimer("create", "The time it takes to create a container from a checkpoint, a pull of its base "+
+		"image included, by gRPC code", "code")
 	metrics.Register(ns)
 	return t
 }()
@@ -21,7 +22,8 @@ var creations = func() metrics.LabeledTimer {
 // findings counts what verification refuses, or would refuse on a node that only audits.
 var findings = func() metrics.LabeledCounter {
 	ns := metrics.NewNamespace("containerd", "cri_restore", nil)
-	c := ns.NewLabeledCounter("findings", "What checkpoints would have given containers beyond what their pods were granted, by the kind of the check", "check")
+	c := ns.NewLabeledCounter("findings", "What checkpoints would have given containers beyond what their pods were "+
+		"granted, by the kind of the check", "check")
 	metrics.Register(ns)
 	return c
 }()
@@ -29,7 +31,8 @@ var findings = func() metrics.LabeledCounter {
 // freshStarts counts containers that were started from their base image instead, by the gRPC code of the reason.
 var freshStarts = func() metrics.LabeledCounter {
 	ns := metrics.NewNamespace("containerd", "cri_restore", nil)
-	c := ns.NewLabeledCounter("fresh_starts", "Containers that were started from their base image because their checkpoint could not be restored and their pod wants that, by gRPC code", "code")
+	c := ns.NewLabeledCounter("fresh_starts", "Containers that were started from their base image because their "+
+		"checkpoint could not be restored and their pod wants that, by gRPC code", "code")
 	metrics.Register(ns)
 	return c
 }()
@@ -51,7 +54,8 @@ func observeCreation(since time.Time, err error) {
 var checkpoints, steps = func() (all, steps metrics.LabeledTimer) {
 	ns := metrics.NewNamespace("containerd", "cri_restore", nil)
 	all = ns.NewLabeledTimer("checkpoint", "The time it takes to checkpoint a container, by gRPC code", "code")
-	steps = ns.NewLabeledTimer("checkpoint_step", "The time that the steps of a checkpoint take: frozen, and criu and diff within that; write", "step")
+	steps = ns.NewLabeledTimer("checkpoint_step", "The time that the steps of a checkpoint take: frozen, and criu and "+
+		"diff within that; write", "step")
 	metrics.Register(ns)
 	return all, steps
 }()
@@ -59,7 +63,8 @@ var checkpoints, steps = func() (all, steps metrics.LabeledTimer) {
 // commands times the commands of pod annotations, by the annotation and the gRPC code of their outcome.
 var commands = func() metrics.LabeledTimer {
 	ns := metrics.NewNamespace("containerd", "cri_restore", nil)
-	t := ns.NewLabeledTimer("command", "The time it takes to run the commands of pod annotations, by annotation and gRPC code", "annotation", "code")
+	t := ns.NewLabeledTimer("command", "The time it takes to run the commands of pod annotations, by annotation and "+
+		"gRPC code", "annotation", "code")
 	metrics.Register(ns)
 	return t
 }()

@@ -11,11 +11,12 @@ import (
 )
 
 // Checkpoint images of which there are containers are shown as pinned: the kubelet's garbage collection knows one image
-// of a container, which is the base image, and would remove the other one, which the restart of the container needs again.
-// (kubernetes: pkg/kubelet/images/image_gc_manager.go.)
+// of a container, which is the base image, and would remove the other one, which the restart of the container needs
+// again. (kubernetes: pkg/kubelet/images/image_gc_manager.go.)
 
 // ListImages lists the node's images, with the pins.
-func (s *Images) ListImages(ctx context.Context, r *runtime.ListImagesRequest) (_ *runtime.ListImagesResponse, retErr error) {
+func (s *Images) ListImages(ctx context.Context, r *runtime.ListImagesRequest) (_ *runtime.ListImagesResponse,
+	retErr error) {
 	defer recovery.Into(ctx, &retErr, "ListImages")
 	resp, err := s.ImageServiceServer.ListImages(ctx, r)
 	if err == nil {
@@ -25,7 +26,8 @@ func (s *Images) ListImages(ctx context.Context, r *runtime.ListImagesRequest) (
 }
 
 // StreamImages is ListImages for many images.
-func (s *Images) StreamImages(r *runtime.StreamImagesRequest, stream grpc.ServerStreamingServer[runtime.StreamImagesResponse]) (retErr error) {
+func (s *Images) StreamImages(r *runtime.StreamImagesRequest,
+	stream grpc.ServerStreamingServer[runtime.StreamImagesResponse]) (retErr error) {
 	ctx := stream.Context()
 	defer recovery.Into(ctx, &retErr, "StreamImages")
 	return s.ImageServiceServer.StreamImages(r, pinningStream{ServerStreamingServer: stream, images: s})
@@ -42,7 +44,8 @@ func (p pinningStream) Send(resp *runtime.StreamImagesResponse) error {
 }
 
 // ImageStatus returns one image, with its pin.
-func (s *Images) ImageStatus(ctx context.Context, r *runtime.ImageStatusRequest) (_ *runtime.ImageStatusResponse, retErr error) {
+func (s *Images) ImageStatus(ctx context.Context, r *runtime.ImageStatusRequest) (_ *runtime.ImageStatusResponse,
+	retErr error) {
 	defer recovery.Into(ctx, &retErr, "ImageStatus")
 	resp, err := s.ImageServiceServer.ImageStatus(ctx, r)
 	if err == nil && resp.GetImage() != nil {

@@ -65,7 +65,8 @@ func (w *world) pinned() []string {
 
 // The kubelet sees a checkpoint image as pinned as long as there is a container of it, restored or started fresh.
 func TestCheckpointImagesInUseArePinned(t *testing.T) {
-	for name, files := range map[string]func(*world) map[string]string{"restored": (*world).files, "started fresh": (*world).misfit} {
+	for name, files := range map[string]func(*world) map[string]string{"restored": (*world).files,
+		"started fresh": (*world).misfit} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			id := w.checkpointImage(checkpointName, files(w))
@@ -109,7 +110,8 @@ func TestAnnotationsPinNothing(t *testing.T) {
 	w := newWorld(t)
 	id := w.checkpointImage(checkpointName, w.files())
 	r := w.request(w.baseID)
-	maps.Copy(r.Config.Annotations, (&restore.Record{ID: restore.NewID(), Image: checkpointName, ImageID: id}).Annotations())
+	maps.Copy(r.Config.Annotations, (&restore.Record{ID: restore.NewID(), Image: checkpointName,
+		ImageID: id}).Annotations())
 	_, err := w.runtime.CreateContainer(w.ctx, r)
 	check(t, err)
 	w.node.users = users{store: w.node.users.store}
@@ -118,8 +120,8 @@ func TestAnnotationsPinNothing(t *testing.T) {
 	}
 }
 
-// The removal of an ordinary container, and of a pod with no other, costs nothing beside containerd's own. A restored one is found,
-// also by the next containerd.
+// The removal of an ordinary container, and of a pod with no other, costs nothing beside containerd's own. A restored
+// one is found, also by the next containerd.
 func TestRemovalOfOrdinaryContainersAsksNobody(t *testing.T) {
 	w := newWorld(t)
 	resp, err := w.runtime.CreateContainer(w.ctx, w.request(w.baseID))

@@ -29,7 +29,8 @@ func (s *Runtime) pod(ctx context.Context, id string) (*pod, error) {
 		return nil, fmt.Errorf("pod sandbox %q: %w", id, err)
 	}
 	st := resp.GetStatus()
-	p := &pod{id: st.GetId(), namespace: st.GetMetadata().GetNamespace(), handler: st.GetRuntimeHandler(), annotations: st.GetAnnotations()}
+	p := &pod{id: st.GetId(), namespace: st.GetMetadata().GetNamespace(), handler: st.GetRuntimeHandler(),
+		annotations: st.GetAnnotations()}
 	for _, ip := range append([]*runtime.PodIP{{Ip: st.GetNetwork().GetIp()}}, st.GetNetwork().GetAdditionalIps()...) {
 		if a, err := netip.ParseAddr(ip.GetIp()); err == nil {
 			p.addresses = append(p.addresses, a.Unmap())
@@ -56,7 +57,8 @@ func handlerError(p *pod, is string) error {
 	if name == "" {
 		name = "default"
 	}
-	return fmt.Errorf("pod sandbox %s: runtime handler %q is %s, only %s can restore a checkpoint: choose another runtime class: %w",
+	return fmt.Errorf("pod sandbox %s: runtime handler %q is %s, only %s can restore a checkpoint: choose another "+
+		"runtime class: %w",
 		p.id, name, is, restore.RuntimeRunc, errdefs.ErrFailedPrecondition)
 }
 
@@ -71,11 +73,13 @@ func (s *Runtime) admit(r *runtime.CreateContainerRequest, p *pod, src source) (
 	}
 	for key := range r.GetConfig().GetAnnotations() {
 		if strings.HasPrefix(key, restore.AnnotationPrefix) || key == restore.AnnotationCRIUConfig {
-			return policy.Pod{}, fmt.Errorf("container annotation %q is set by the restore plugin only: remove it: %w", key, errdefs.ErrInvalidArgument)
+			return policy.Pod{}, fmt.Errorf("container annotation %q is set by the restore plugin only: remove it: %w", key,
+				errdefs.ErrInvalidArgument)
 		}
 	}
 	if _, ok := r.GetSandboxConfig().GetAnnotations()[restore.AnnotationCRIUConfig]; ok {
-		return policy.Pod{}, fmt.Errorf("pod annotation %q would change what CRIU does and is not allowed with a checkpoint: remove it: %w",
+		return policy.Pod{}, fmt.Errorf("pod annotation %q would change what CRIU does and is not allowed with a "+
+			"checkpoint: remove it: %w",
 			restore.AnnotationCRIUConfig, errdefs.ErrInvalidArgument)
 	}
 	return s.node.Policy.Pod(p.annotations)

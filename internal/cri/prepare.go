@@ -28,7 +28,8 @@ const leaseTime = 24 * time.Hour
 
 // lease protects what a restore makes until the container's record does.
 func (n *Node) lease(ctx context.Context, id string) (context.Context, func(context.Context) error, error) {
-	l, err := n.Client.LeasesService().Create(ctx, leases.WithID(restore.SnapshotKey(id)), leases.WithExpiration(leaseTime),
+	l, err := n.Client.LeasesService().Create(ctx, leases.WithID(restore.SnapshotKey(id)),
+		leases.WithExpiration(leaseTime),
 		leases.WithLabels(map[string]string{restore.LabelID: id}))
 	if err != nil {
 		return nil, nil, fmt.Errorf("lease of restore %s: %w", id, err)
@@ -60,7 +61,8 @@ func (n *Node) inTurn(ctx context.Context, record *restore.Record, f func(contex
 // prepare verifies the checkpoint against the container's OCI spec, which
 // exists now, and brings the checkpoint's files into place. What a later failure has to take back is put on the
 // undo list. It returns what the spec needs besides.
-func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest, pod *pod, id string, c *checkpoint.Checkpoint, record *restore.Record, undo *undoList) (func(*specs.Spec), error) {
+func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest, pod *pod, id string,
+	c *checkpoint.Checkpoint, record *restore.Record, undo *undoList) (func(*specs.Spec), error) {
 	container, err := s.node.Client.ContainerService().Get(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", id, err)
@@ -138,7 +140,8 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 
 // fillShm brings the checkpoint's files of /dev/shm into the pod's. It is all containers', so nobody else may be using
 // it; containers that have ended do not.
-func (s *Runtime) fillShm(ctx context.Context, pod, id string, c *checkpoint.Checkpoint, spec *specs.Spec, undo *undoList) error {
+func (s *Runtime) fillShm(ctx context.Context, pod, id string, c *checkpoint.Checkpoint, spec *specs.Spec,
+	undo *undoList) error {
 	if has, err := restore.HasShm(ctx, c); err != nil || !has {
 		return err
 	}
@@ -147,7 +150,8 @@ func (s *Runtime) fillShm(ctx context.Context, pod, id string, c *checkpoint.Che
 		return err
 	}
 	if other != "" {
-		return fmt.Errorf("the checkpoint has files in /dev/shm, which the pod shares with its container %q: restore it in a pod of its own: %w",
+		return fmt.Errorf("the checkpoint has files in /dev/shm, which the pod shares with its container %q: restore it "+
+			"in a pod of its own: %w",
 			other, errdefs.ErrFailedPrecondition)
 	}
 	undoShm, err := restore.FillShm(ctx, c, spec, s.node.Limits)
@@ -158,8 +162,8 @@ func (s *Runtime) fillShm(ctx context.Context, pod, id string, c *checkpoint.Che
 	return nil
 }
 
-// clearIPC removes from the pod's IPC namespace what an earlier life of the container has left there of System V IPC. Next to a
-// container that runs nothing is removed: whose it is nobody knows.
+// clearIPC removes from the pod's IPC namespace what an earlier life of the container has left there of System V IPC.
+// Next to a container that runs nothing is removed: whose it is nobody knows.
 func (s *Runtime) clearIPC(ctx context.Context, pod, id, images string, spec *specs.Spec) error {
 	path, inTheWay, err := restore.IPCInTheWay(images, spec)
 	if err != nil || len(inTheWay) == 0 {
@@ -170,13 +174,15 @@ func (s *Runtime) clearIPC(ctx context.Context, pod, id, images string, spec *sp
 		return err
 	}
 	if other != "" {
-		return fmt.Errorf("%s of the pod is in the way of the checkpoint's, and may be its container %q's: end that, or restore it in a pod of its own: %w",
+		return fmt.Errorf("%s of the pod is in the way of the checkpoint's, and may be its container %q's: end that, or "+
+			"restore it in a pod of its own: %w",
 			inTheWay[0], other, errdefs.ErrFailedPrecondition)
 	}
 	return restore.ClearIPC(path, inTheWay)
 }
 
-// beside is the name of a container of the pod, beside the one with this ID, that runs or may run in a moment. It is empty if there is none.
+// beside is the name of a container of the pod, beside the one with this ID, that runs or may run in a moment. It is
+// empty if there is none.
 func (s *Runtime) beside(ctx context.Context, pod, id string) (string, error) {
 	list, err := s.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: pod}})
 	if err != nil {

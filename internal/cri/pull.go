@@ -17,14 +17,16 @@ import (
 // PullImage pulls an image, and with a checkpoint image also its base image:
 // the kubelet gives a pull as long as it takes, and the creation of a container
 // two minutes.
-func (s *Images) PullImage(ctx context.Context, r *runtime.PullImageRequest) (_ *runtime.PullImageResponse, retErr error) {
+func (s *Images) PullImage(ctx context.Context, r *runtime.PullImageRequest) (_ *runtime.PullImageResponse,
+	retErr error) {
 	defer recovery.Into(ctx, &retErr, "PullImage")
 	resp, err := s.ImageServiceServer.PullImage(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	// By the reference that was pulled: another one of the same image is not meant.
-	img, err := s.detector.Detect(ctx, &runtime.ImageSpec{Image: resp.GetImageRef(), UserSpecifiedImage: r.GetImage().GetImage()}, s.look.pulled)
+	img, err := s.detector.Detect(ctx, &runtime.ImageSpec{Image: resp.GetImageRef(),
+		UserSpecifiedImage: r.GetImage().GetImage()}, s.look.pulled)
 	if err != nil && ctx.Err() == nil {
 		// The pull itself was well. A container of it will say the same if it matters.
 		log.G(ctx).WithError(err).Warn("cannot tell whether a pulled image is a checkpoint")
@@ -44,7 +46,8 @@ func (s *Images) PullImage(ctx context.Context, r *runtime.PullImageRequest) (_ 
 		return resp, nil
 	}
 	if err := s.pullBase(ctx, r, img); err != nil {
-		return nil, fmt.Errorf("checkpoint image %s was pulled, but it cannot be restored here: %w", r.GetImage().GetImage(), err)
+		return nil, fmt.Errorf("checkpoint image %s was pulled, but it cannot be restored here: %w", r.GetImage().GetImage(),
+			err)
 	}
 	return resp, nil
 }

@@ -65,7 +65,8 @@ func TestPullOfACheckpointImagePullsItsBase(t *testing.T) {
 				t.Fatalf("pulls %v", w.images.pulls)
 			}
 			base := w.images.pulls[1]
-			if base.GetImage().GetImage() != baseRepository+"@"+w.base || base.GetImage().GetRuntimeHandler() != "h" || base.GetSandboxConfig().GetHostname() != "h" {
+			if base.GetImage().GetImage() != baseRepository+"@"+w.base || base.GetImage().GetRuntimeHandler() != "h" ||
+				base.GetSandboxConfig().GetHostname() != "h" {
 				t.Errorf("pulled %v", base)
 			}
 			if got := base.GetAuth() != nil; got != c.auth {
@@ -129,7 +130,8 @@ func TestPullThatCannotGetTheBase(t *testing.T) {
 		"only an ID": {func(_ *world, files map[string]string) {
 			files["config.dump"] = `{"id":"c1","name":"c","rootfsImageRef":"sha256:` + strings.Repeat("0", 64) + `"}`
 		}, errdefs.IsFailedPrecondition, strings.Repeat("0", 64)},
-		"malformed": {func(_ *world, files map[string]string) { files["config.dump"] = "{" }, errdefs.IsInvalidArgument, "config.dump"},
+		"malformed": {func(_ *world, files map[string]string) { files["config.dump"] = "{" }, errdefs.IsInvalidArgument,
+			"config.dump"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -174,7 +176,8 @@ func TestPullLeavesNothingWhateverFails(t *testing.T) {
 			})
 			_, err := w.service.PullImage(w.ctx, pullRequest(checkpointName))
 			w.faults.disarm()
-			if err != nil && !errors.Is(err, errInjected) && !errdefs.IsFailedPrecondition(err) && (!panics || !errdefs.IsInternal(err)) {
+			if err != nil && !errors.Is(err, errInjected) && !errdefs.IsFailedPrecondition(err) &&
+				(!panics || !errdefs.IsInternal(err)) {
 				t.Errorf("%v", err)
 			}
 			after := w.inventory()
@@ -209,7 +212,8 @@ func TestCreatePullsTheBase(t *testing.T) {
 	}
 	before := w.inventory()
 	_, err := w.runtime.CreateContainer(ctx, w.request(id))
-	wantError(t, err, func(err error) bool { return errors.Is(err, context.Canceled) }, checkpointName, baseRepository, "retry")
+	wantError(t, err, func(err error) bool { return errors.Is(err, context.Canceled) }, checkpointName, baseRepository,
+		"retry")
 	w.unchanged(before)
 	close(release)
 	resp, err := w.runtime.CreateContainer(w.ctx, w.request(id))

@@ -28,7 +28,8 @@ type Refusing struct {
 }
 
 // Refuse decorates the runtime service of a node that cannot restore. snapshotters are those of the node.
-func Refuse(c *containerd.Client, snapshotters []string, r runtime.RuntimeServiceServer, i runtime.ImageServiceServer, reason error) *Refusing {
+func Refuse(c *containerd.Client, snapshotters []string, r runtime.RuntimeServiceServer, i runtime.ImageServiceServer,
+	reason error) *Refusing {
 	return &Refusing{
 		RuntimeServiceServer: r,
 		containers:           c.ContainerService(),
@@ -39,7 +40,8 @@ func Refuse(c *containerd.Client, snapshotters []string, r runtime.RuntimeServic
 }
 
 // CreateContainer refuses checkpoint images and leaves the rest to containerd.
-func (s *Refusing) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (_ *runtime.CreateContainerResponse, retErr error) {
+func (s *Refusing) CreateContainer(ctx context.Context,
+	r *runtime.CreateContainerRequest) (_ *runtime.CreateContainerResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "CreateContainer")
 	ref := r.GetConfig().GetImage().GetImage()
 	img, err := s.detector.Detect(ctx, r.GetConfig().GetImage(), s.look.inPod(s.RuntimeServiceServer, r.GetPodSandboxId()))
@@ -54,7 +56,8 @@ func (s *Refusing) CreateContainer(ctx context.Context, r *runtime.CreateContain
 
 // StartContainer refuses containers that are still to be restored, which would
 // otherwise start from their base image, and leaves the rest to containerd.
-func (s *Refusing) StartContainer(ctx context.Context, r *runtime.StartContainerRequest) (_ *runtime.StartContainerResponse, retErr error) {
+func (s *Refusing) StartContainer(ctx context.Context,
+	r *runtime.StartContainerRequest) (_ *runtime.StartContainerResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "StartContainer")
 	if id := pending(ctx, s.RuntimeServiceServer, s.containers, r.GetContainerId()); id != "" {
 		return nil, cannotGoOn(ctx, id, s.reason)
@@ -62,8 +65,8 @@ func (s *Refusing) StartContainer(ctx context.Context, r *runtime.StartContainer
 	return s.RuntimeServiceServer.StartContainer(ctx, r)
 }
 
-// pending returns the ID of a container that is still to be restored, nothing for any other. The ID that is given may be a
-// prefix, as crictl sends it. What is not found is for containerd to say.
+// pending returns the ID of a container that is still to be restored, nothing for any other. The ID that is given may
+// be a prefix, as crictl sends it. What is not found is for containerd to say.
 func pending(ctx context.Context, s runtime.RuntimeServiceServer, store containers.Store, id string) string {
 	resp, err := s.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id})
 	if err != nil {
@@ -76,13 +79,14 @@ func pending(ctx context.Context, s runtime.RuntimeServiceServer, store containe
 	return c.ID
 }
 
-// cannotRestore says that this node cannot restore an image. The reason's own class would be misleading: an absent CRIU is no
-// absent image.
+// cannotRestore says that this node cannot restore an image. The reason's own class would be misleading: an absent CRIU
+// is no absent image.
 func cannotRestore(ctx context.Context, ref string, reason error) error {
 	if ctx.Err() != nil { // nothing was found out
 		return fmt.Errorf("image %q: %w", ref, context.Cause(ctx))
 	}
-	return fmt.Errorf("image %q is a checkpoint, which this node cannot restore: %s: %w", ref, reason.Error(), errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("image %q is a checkpoint, which this node cannot restore: %s: %w", ref, reason.Error(),
+		errdefs.ErrFailedPrecondition)
 }
 
 // cannotGoOn is cannotRestore for a container that was created before.
@@ -90,5 +94,6 @@ func cannotGoOn(ctx context.Context, id string, reason error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("container %s: %w", id, context.Cause(ctx))
 	}
-	return fmt.Errorf("container %s is to go on from a checkpoint, which this node cannot restore: %s: %w", id, reason.Error(), errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("container %s is to go on from a checkpoint, which this node cannot restore: %s: %w", id,
+		reason.Error(), errdefs.ErrFailedPrecondition)
 }

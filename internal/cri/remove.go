@@ -12,7 +12,8 @@ import (
 )
 
 // RemoveContainer removes a container, and what its restore has left.
-func (s *Runtime) RemoveContainer(ctx context.Context, r *runtime.RemoveContainerRequest) (_ *runtime.RemoveContainerResponse, retErr error) {
+func (s *Runtime) RemoveContainer(ctx context.Context,
+	r *runtime.RemoveContainerRequest) (_ *runtime.RemoveContainerResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "RemoveContainer")
 	record := s.recordOf(ctx, r.GetContainerId())
 	resp, err := s.RuntimeServiceServer.RemoveContainer(ctx, r)
@@ -24,13 +25,15 @@ func (s *Runtime) RemoveContainer(ctx context.Context, r *runtime.RemoveContaine
 
 // RemovePodSandbox removes a pod with its containers, and what their restores
 // have left.
-func (s *Runtime) RemovePodSandbox(ctx context.Context, r *runtime.RemovePodSandboxRequest) (_ *runtime.RemovePodSandboxResponse, retErr error) {
+func (s *Runtime) RemovePodSandbox(ctx context.Context,
+	r *runtime.RemovePodSandboxRequest) (_ *runtime.RemovePodSandboxResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "RemovePodSandbox")
 	if !s.node.users.may(ctx, "") {
 		return s.RuntimeServiceServer.RemovePodSandbox(ctx, r)
 	}
 	records := map[string]*restore.Record{}
-	list, err := s.ListContainers(ctx, &runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: r.GetPodSandboxId()}})
+	list, err := s.ListContainers(ctx,
+		&runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: r.GetPodSandboxId()}})
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +70,8 @@ func (s *Runtime) recordOf(ctx context.Context, id string) *restore.Record {
 	})
 	if err != nil {
 		if !errdefs.IsNotFound(err) {
-			log.G(ctx).WithError(err).Warn("restore record cannot be read, what the restore left stays until containerd starts again")
+			log.G(ctx).WithError(err).Warn("restore record cannot be read, what the restore left stays until containerd " +
+				"starts again")
 		}
 		return nil
 	}

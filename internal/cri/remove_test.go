@@ -72,7 +72,8 @@ func TestRemoveContainerThatFails(t *testing.T) {
 	before := w.inventory()
 	w.faults.arm(slices.Index([]string{"get container", "RemoveContainer"}, "RemoveContainer")+1, nil)
 	_, err := w.runtime.RemoveContainer(w.ctx, &runtime.RemoveContainerRequest{ContainerId: id})
-	if made := w.faults.disarm(); !errors.Is(err, errInjected) || !slices.Equal(made, []string{"get container", "RemoveContainer"}) {
+	if made := w.faults.disarm(); !errors.Is(err, errInjected) ||
+		!slices.Equal(made, []string{"get container", "RemoveContainer"}) {
 		t.Errorf("%v, %q", err, made)
 	}
 	w.unchanged(before)
@@ -96,7 +97,8 @@ type cancelling struct {
 	cancel func()
 }
 
-func (s cancelling) RemoveContainer(ctx context.Context, r *runtime.RemoveContainerRequest) (*runtime.RemoveContainerResponse, error) {
+func (s cancelling) RemoveContainer(ctx context.Context,
+	r *runtime.RemoveContainerRequest) (*runtime.RemoveContainerResponse, error) {
 	resp, err := s.fakeRuntime.RemoveContainer(ctx, r)
 	s.cancel()
 	return resp, err
@@ -105,7 +107,8 @@ func (s cancelling) RemoveContainer(ctx context.Context, r *runtime.RemoveContai
 func TestRemovePodSandbox(t *testing.T) {
 	w := newWorld(t)
 	w.sandboxContainer("0ther", restore.RuntimeRunc)
-	w.inner.sandboxes["0ther"] = &runtime.PodSandboxStatus{Id: "0ther", Metadata: &runtime.PodSandboxMetadata{Namespace: "default"}}
+	w.inner.sandboxes["0ther"] = &runtime.PodSandboxStatus{Id: "0ther",
+		Metadata: &runtime.PodSandboxMetadata{Namespace: "default"}}
 	image := w.checkpointImage(checkpointName, w.files())
 	before := w.inventory()
 	_, err := w.runtime.CreateContainer(w.ctx, func() *runtime.CreateContainerRequest {
@@ -188,7 +191,8 @@ func TestRefusing(t *testing.T) {
 	hollow := w.hollowImage("registry.example/hollow:1")
 	s := Refuse(w.node.Client, w.node.Snapshotters, inner, w.images, reason)
 	for ref, refused := range map[string]bool{
-		checkpoint: true, checkpointName: true, archive: true, "/any/path": true, w.baseID: false, hollow: false, "registry.example/hollow:1": false, "registry.example/absent:1": false, "": false,
+		checkpoint: true, checkpointName: true, archive: true, "/any/path": true, w.baseID: false, hollow: false,
+		"registry.example/hollow:1": false, "registry.example/absent:1": false, "": false,
 	} {
 		r := w.request(ref)
 		r.Config.Metadata.Name = "of " + ref
@@ -204,7 +208,8 @@ func TestRefusing(t *testing.T) {
 		}
 		w.unchanged(before)
 	}
-	for id, refused := range map[string]bool{pending: true, pending[:60]: true, newer: true, unfinished: true, ended: false, "absent": false} {
+	for id, refused := range map[string]bool{pending: true, pending[:60]: true, newer: true, unfinished: true,
+		ended: false, "absent": false} {
 		inner.started = nil
 		_, err := s.StartContainer(w.ctx, &runtime.StartContainerRequest{ContainerId: id})
 		if started := slices.Contains(inner.started, id); started == refused {
@@ -223,7 +228,8 @@ type starting struct {
 	started []string
 }
 
-func (s *starting) StartContainer(_ context.Context, r *runtime.StartContainerRequest) (*runtime.StartContainerResponse, error) {
+func (s *starting) StartContainer(_ context.Context,
+	r *runtime.StartContainerRequest) (*runtime.StartContainerResponse, error) {
 	s.started = append(s.started, r.GetContainerId())
 	return &runtime.StartContainerResponse{}, nil
 }
@@ -247,7 +253,8 @@ func TestRemoveContainerSurvivesAPanic(t *testing.T) {
 
 type exited struct{ *fakeRuntime }
 
-func (exited) ContainerStatus(_ context.Context, r *runtime.ContainerStatusRequest) (*runtime.ContainerStatusResponse, error) {
+func (exited) ContainerStatus(_ context.Context, r *runtime.ContainerStatusRequest) (*runtime.ContainerStatusResponse,
+	error) {
 	return &runtime.ContainerStatusResponse{Status: &runtime.ContainerStatus{
 		Id: r.GetContainerId(), State: runtime.ContainerState_CONTAINER_EXITED, ExitCode: 137,
 	}}, nil

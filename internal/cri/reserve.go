@@ -13,8 +13,8 @@ const (
 	overcommitAlways = "1"
 )
 
-// mayReserve says whether the node's kernel lets a process have writable memory of these sizes, that it does not use: the largest mapping, and
-// all together.
+// mayReserve says whether the node's kernel lets a process have writable memory of these sizes, that it does not use:
+// the largest mapping, and all together.
 func mayReserve(largest, all uint64) (bool, error) {
 	mode, err := os.ReadFile("/proc/sys/vm/overcommit_memory")
 	if err != nil {

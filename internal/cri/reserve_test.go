@@ -4,7 +4,8 @@ import "testing"
 
 func TestMayReserve(t *testing.T) {
 	const gib = 1 << 30
-	const info = "MemTotal:        4194304 kB\nSwapTotal:       1048576 kB\nCommitLimit:     3145728 kB\nCommitted_AS:    1048576 kB\nHugePages_Total:       0\n"
+	const info = "MemTotal:        4194304 kB\nSwapTotal:       1048576 kB\nCommitLimit:     3145728 kB\nCommitted_AS: " +
+		"   1048576 kB\nHugePages_Total:       0\n"
 	for name, c := range map[string]struct {
 		mode         string
 		largest, all uint64

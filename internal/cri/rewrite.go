@@ -25,7 +25,8 @@ func describe(r *restore.Record, m *checkpoint.Metadata, base *image.Base) {
 //
 // A request without a command gets the one of the checkpointed process, for those who look at it: containerd
 // insists on a command, which the base image may not have, and a restore runs none.
-func rewrite(r *runtime.CreateContainerRequest, m *checkpoint.Metadata, base *image.Base, record *restore.Record) *runtime.CreateContainerRequest {
+func rewrite(r *runtime.CreateContainerRequest, m *checkpoint.Metadata, base *image.Base,
+	record *restore.Record) *runtime.CreateContainerRequest {
 	out := proto.Clone(r).(*runtime.CreateContainerRequest)
 	img := out.Config.Image
 	if img.UserSpecifiedImage == "" {

@@ -26,7 +26,8 @@ func fill(m protoreflect.Message, depth int) {
 		switch {
 		case fd.IsMap():
 			value := m.NewField(fd).Map()
-			value.Set(protoreflect.ValueOfString(string(fd.Name())+"-key").MapKey(), scalar(value.NewValue, fd.MapValue(), depth))
+			value.Set(protoreflect.ValueOfString(string(fd.Name())+"-key").MapKey(),
+				scalar(value.NewValue, fd.MapValue(), depth))
 			m.Set(fd, protoreflect.ValueOfMap(value))
 		case fd.IsList():
 			value := m.NewField(fd).List()
@@ -79,7 +80,8 @@ func fullRequest(t *testing.T) *runtime.CreateContainerRequest {
 func TestRewriteKeepsTheRequest(t *testing.T) {
 	r := fullRequest(t)
 	before := proto.Clone(r).(*runtime.CreateContainerRequest)
-	record := &restore.Record{ID: restore.NewID(), Image: "registry.example/c:1", BaseImage: "base@sha256:x", Producer: "containerd"}
+	record := &restore.Record{ID: restore.NewID(), Image: "registry.example/c:1", BaseImage: "base@sha256:x",
+		Producer: "containerd"}
 	m := &checkpoint.Metadata{ID: "old", Name: "old", Spec: &specs.Spec{
 		Process:     &specs.Process{Args: []string{"old"}, Env: []string{"OLD=1"}, Cwd: "/old"},
 		Annotations: map[string]string{"old": "old"}, Hostname: "old",
@@ -113,11 +115,12 @@ func TestRewriteFillsIn(t *testing.T) {
 		command, args []string
 		user          string
 	}{
-		"no command":      {&runtime.ContainerConfig{}, process, []string{"count", "up"}, nil, "ref"},
-		"a command":       {&runtime.ContainerConfig{Command: []string{"sh"}}, process, []string{"sh"}, nil, "ref"},
-		"arguments":       {&runtime.ContainerConfig{Args: []string{"-c"}}, process, nil, []string{"-c"}, "ref"},
-		"no process":      {&runtime.ContainerConfig{}, &specs.Spec{}, nil, nil, "ref"},
-		"the user's word": {&runtime.ContainerConfig{Image: &runtime.ImageSpec{UserSpecifiedImage: "user's"}}, process, []string{"count", "up"}, nil, "user's"},
+		"no command": {&runtime.ContainerConfig{}, process, []string{"count", "up"}, nil, "ref"},
+		"a command":  {&runtime.ContainerConfig{Command: []string{"sh"}}, process, []string{"sh"}, nil, "ref"},
+		"arguments":  {&runtime.ContainerConfig{Args: []string{"-c"}}, process, nil, []string{"-c"}, "ref"},
+		"no process": {&runtime.ContainerConfig{}, &specs.Spec{}, nil, nil, "ref"},
+		"the user's word": {&runtime.ContainerConfig{Image: &runtime.ImageSpec{UserSpecifiedImage: "user's"}}, process,
+			[]string{"count", "up"}, nil, "user's"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.config.Image == nil {
@@ -126,7 +129,8 @@ func TestRewriteFillsIn(t *testing.T) {
 			c.config.Image.Image = "ref"
 			m := &checkpoint.Metadata{Spec: c.spec}
 			out := rewrite(&runtime.CreateContainerRequest{Config: c.config}, m, &image.Base{ID: "base"}, record).Config
-			if !slices.Equal(out.Command, c.command) || !slices.Equal(out.Args, c.args) || out.Image.UserSpecifiedImage != c.user || out.Image.Image != "base" {
+			if !slices.Equal(out.Command, c.command) || !slices.Equal(out.Args, c.args) ||
+				out.Image.UserSpecifiedImage != c.user || out.Image.Image != "base" {
 				t.Errorf("got %v", out)
 			}
 			if !maps.Equal(out.Annotations, record.Annotations()) {
@@ -145,8 +149,10 @@ func TestRewriteFillsIn(t *testing.T) {
 func TestDescribe(t *testing.T) {
 	at := time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC)
 	r := &restore.Record{ID: "x", Image: "y"}
-	describe(r, &checkpoint.Metadata{Engine: checkpoint.EnginePodman, CheckpointedAt: at}, &image.Base{Reference: "base@sha256:x"})
-	if want := (restore.Record{ID: "x", Image: "y", BaseImage: "base@sha256:x", Producer: "Podman", CheckpointedAt: at}); !reflect.DeepEqual(*r, want) {
+	describe(r, &checkpoint.Metadata{Engine: checkpoint.EnginePodman, CheckpointedAt: at},
+		&image.Base{Reference: "base@sha256:x"})
+	if want := (restore.Record{ID: "x", Image: "y", BaseImage: "base@sha256:x", Producer: "Podman",
+		CheckpointedAt: at}); !reflect.DeepEqual(*r, want) {
 		t.Errorf("%+v", r)
 	}
 }

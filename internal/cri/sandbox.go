@@ -19,15 +19,18 @@ import (
 const sysctlMultipath = "net.mptcp.enabled"
 
 // RunPodSandbox runs a pod, and turns off in its network what CRIU cannot dump and no program needs.
-func (s *Runtime) RunPodSandbox(ctx context.Context, r *runtime.RunPodSandboxRequest) (_ *runtime.RunPodSandboxResponse, retErr error) {
+func (s *Runtime) RunPodSandbox(ctx context.Context,
+	r *runtime.RunPodSandboxRequest) (_ *runtime.RunPodSandboxResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "RunPodSandbox")
 	resp, err := s.RuntimeServiceServer.RunPodSandbox(ctx, r)
 	if err != nil || !s.node.DisableMPTCP || asksForMultipath(r.GetConfig().GetLinux()) {
 		return resp, err
 	}
 	// The pod runs, and is right as it is: it is only that its containers may turn out not to be checkpointable.
-	if err := recovery.Do(ctx, "turn off Multipath TCP", func() error { return s.turnOffMultipath(ctx, resp.GetPodSandboxId()) }); err != nil {
-		log.G(ctx).WithError(err).WithField("sandbox", resp.GetPodSandboxId()).Warn("failed to turn off Multipath TCP in a pod")
+	if err := recovery.Do(ctx, "turn off Multipath TCP",
+		func() error { return s.turnOffMultipath(ctx, resp.GetPodSandboxId()) }); err != nil {
+		log.G(ctx).WithError(err).WithField("sandbox", resp.GetPodSandboxId()).
+			Warn("failed to turn off Multipath TCP in a pod")
 	}
 	return resp, nil
 }
@@ -41,8 +44,8 @@ func asksForMultipath(c *runtime.LinuxPodSandboxConfig) bool {
 	return false
 }
 
-// turnOffMultipath does so in a network that is the pod's own. A pod of another runtime has processes that this node's kernel does not
-// know of.
+// turnOffMultipath does so in a network that is the pod's own. A pod of another runtime has processes that this node's
+// kernel does not know of.
 func (s *Runtime) turnOffMultipath(ctx context.Context, id string) error {
 	c, err := s.node.Client.ContainerService().Get(ctx, id)
 	if errdefs.IsNotFound(err) || err == nil && c.Runtime.Name != restore.RuntimeRunc {

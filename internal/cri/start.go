@@ -9,10 +9,11 @@ import (
 	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
-// StartContainer starts a container, or restores it, and runs the pod's command in one that was restored. While it is not known
-// that the node can restore, a container that is still to be restored is refused before containerd has begun: to its CRI plugin a
-// start that fails is the last.
-func (s *Runtime) StartContainer(ctx context.Context, r *runtime.StartContainerRequest) (_ *runtime.StartContainerResponse, retErr error) {
+// StartContainer starts a container, or restores it, and runs the pod's command in one that was restored. While it is
+// not known that the node can restore, a container that is still to be restored is refused before containerd has begun:
+// to its CRI plugin a start that fails is the last.
+func (s *Runtime) StartContainer(ctx context.Context,
+	r *runtime.StartContainerRequest) (_ *runtime.StartContainerResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "StartContainer")
 	if !s.node.Able.Passed() {
 		if id := pending(ctx, s.RuntimeServiceServer, s.node.Client.ContainerService(), r.GetContainerId()); id != "" {

@@ -23,12 +23,14 @@ func TestCreateWaitsForItsOwnNamespace(t *testing.T) {
 	ctx, cancel := context.WithTimeout(w.ctx, time.Second)
 	defer cancel()
 	before := w.inventory()
-	if _, err := w.runtime.CreateContainer(ctx, r); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), `"default" has 1`) {
+	if _, err := w.runtime.CreateContainer(ctx, r); !errdefs.IsResourceExhausted(err) ||
+		!strings.Contains(err.Error(), `"default" has 1`) {
 		t.Errorf("got %v", err)
 	}
 	w.unchanged(before)
 	const other = "07fe21"
-	w.inner.sandboxes[other] = &runtime.PodSandboxStatus{Id: other, Metadata: &runtime.PodSandboxMetadata{Namespace: "other"}}
+	w.inner.sandboxes[other] = &runtime.PodSandboxStatus{Id: other,
+		Metadata: &runtime.PodSandboxMetadata{Namespace: "other"}}
 	w.sandboxContainer(other, restore.RuntimeRunc)
 	r.PodSandboxId = other
 	resp, err := w.runtime.CreateContainer(w.ctx, r)

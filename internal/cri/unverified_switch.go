@@ -4,7 +4,8 @@ package cri
 
 import "os"
 
-// switchUnverified is the variable in the environment of containerd that switches the verification off, if it is set to anything.
+// switchUnverified is the variable in the environment of containerd that switches the verification off, if it is set to
+// anything.
 const switchUnverified = "CRI_RESTORE_TEST_UNVERIFIED"
 
 // unverified says whether a container is restored whatever the verification finds.

@@ -52,7 +52,8 @@ func (u *users) load(ctx context.Context) error {
 	return nil
 }
 
-// may reports whether a container whose ID begins so may be one of them. Of an ordinary one it says no, without asking anybody.
+// may reports whether a container whose ID begins so may be one of them. Of an ordinary one it says no, without asking
+// anybody.
 func (u *users) may(ctx context.Context, prefix string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -67,7 +68,8 @@ func (u *users) may(ctx context.Context, prefix string) bool {
 	return false
 }
 
-// images returns the IDs of the checkpoint images of which there are containers, restored or begun anew. Nil if there are none.
+// images returns the IDs of the checkpoint images of which there are containers, restored or begun anew. Nil if there
+// are none.
 func (u *users) images(ctx context.Context) (map[string]bool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -28,8 +28,13 @@ func phases(t *testing.T, timeout time.Duration) (*verification, context.Context
 func TestVerificationThatHangs(t *testing.T) {
 	v, ctx, mine := phases(t, 50*time.Millisecond)
 	hang := make(chan struct{})
-	_, err := v.within(ctx, func(context.Context, verify.Subject) (*verify.Report, error) { <-hang; return &verify.Report{}, nil })
-	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "does not answer") || !strings.Contains(err.Error(), "verification_timeout") {
+	_, err := v.within(ctx, func(context.Context, verify.Subject) (*verify.Report,
+		error) {
+		<-hang
+		return &verify.Report{}, nil
+	})
+	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "does not answer") ||
+		!strings.Contains(err.Error(), "verification_timeout") {
 		t.Errorf("got %v", err)
 	}
 	mine.Done()

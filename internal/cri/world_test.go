@@ -113,8 +113,10 @@ func newWorld(t *testing.T) *world {
 	}
 	w.images = &fakeImages{f: w.faults, known: map[string]string{}}
 	w.inner = &fakeRuntime{
-		f: w.faults, containers: store.Store, snapshotter: w.sn.Snapshotter, names: map[string]string{}, keep: map[string]bool{},
-		sandboxes: map[string]*runtime.PodSandboxStatus{sandbox: {Id: sandbox, Metadata: &runtime.PodSandboxMetadata{Namespace: "default"}}},
+		f: w.faults, containers: store.Store, snapshotter: w.sn.Snapshotter, names: map[string]string{},
+		keep: map[string]bool{},
+		sandboxes: map[string]*runtime.PodSandboxStatus{sandbox: {Id: sandbox,
+			Metadata: &runtime.PodSandboxMetadata{Namespace: "default"}}},
 	}
 	w.runtime, w.service = New(w.node, w.inner, w.images)
 	w.sandboxContainer(sandbox, restore.RuntimeRunc)
@@ -126,7 +128,8 @@ func newWorld(t *testing.T) *world {
 func (w *world) sandboxContainer(id, runtimeName string) {
 	w.t.Helper()
 	_, err := w.inner.containers.Create(w.ctx, containers.Container{
-		ID: id, Snapshotter: snapshotter, Runtime: containers.RuntimeInfo{Name: runtimeName}, Spec: jsonAny("x", []byte("{}")),
+		ID: id, Snapshotter: snapshotter, Runtime: containers.RuntimeInfo{Name: runtimeName},
+		Spec: jsonAny("x", []byte("{}")),
 	})
 	check(w.t, err)
 }
@@ -172,7 +175,8 @@ func (failing) List(context.Context, ...string) ([]containers.Container, error) 
 
 func (w *world) baseImage() {
 	w.t.Helper()
-	config := w.document(ocispec.MediaTypeImageConfig, ocispec.Image{Platform: platforms.DefaultSpec(), Author: "base", RootFS: ocispec.RootFS{Type: "layers"}})
+	config := w.document(ocispec.MediaTypeImageConfig,
+		ocispec.Image{Platform: platforms.DefaultSpec(), Author: "base", RootFS: ocispec.RootFS{Type: "layers"}})
 	manifest := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config}
 	manifest.SchemaVersion = 2
 	desc := w.document(ocispec.MediaTypeImageManifest, manifest)
@@ -185,7 +189,8 @@ func (w *world) files() map[string]string {
 	spec, err := json.Marshal(specOfPod())
 	check(w.t, err)
 	files := map[string]string{
-		"config.dump": `{"id":"c1","name":"counter_pod_default_u_0","rootfsImage":"` + baseRepository + `:1","rootfsImageRef":"` + baseRepository + `@` + w.base +
+		"config.dump": `{"id":"c1","name":"counter_pod_default_u_0","rootfsImage":"` + baseRepository +
+			`:1","rootfsImageRef":"` + baseRepository + `@` + w.base +
 			`","runtime":"io.containerd.runc.v2","checkpointedTime":"2026-11-23T09:00:00+01:00"}`,
 		"spec.dump":                   string(spec),
 		"checkpoint/descriptors.json": `["/dev/null","pipe:[1]","pipe:[2]"]`,
@@ -198,11 +203,12 @@ func (w *world) files() map[string]string {
 	return files
 }
 
-// criuImages say what specOfPod does: PID and mount namespace were the process's own. What else they say is no more than
-// an audit needs: which processes and mounts there are.
+// criuImages say what specOfPod does: PID and mount namespace were the process's own. What else they say is no more
+// than an audit needs: which processes and mounts there are.
 var criuImages = func() map[string]string {
 	all := criutest.Tasks(criutest.Task{PID: 1})
-	shared := criutest.Images(criutest.Processes{1: {specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.UserNamespace}})
+	shared := criutest.Images(criutest.Processes{1: {specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace,
+		specs.UserNamespace}})
 	all["ids-1.img"], all["inventory.img"] = shared["ids-1.img"], shared["inventory.img"]
 	all["mountpoints-2.img"] = criutest.Image("MNTS", criutest.Mount(1, 99, "/", mnt.Fstype_OVERLAYFS, "", 0))
 	return all
@@ -221,8 +227,9 @@ func (w *world) checkpointImage(name string, files map[string]string) string {
 func (w *world) hollowImage(name string) string {
 	w.t.Helper()
 	config := w.document(ocispec.MediaTypeImageConfig, ocispec.Image{
-		Platform: platforms.DefaultSpec(), Config: ocispec.ImageConfig{Labels: map[string]string{"org.criu.checkpoint.container.name": "c"}},
-		RootFS: ocispec.RootFS{Type: "layers"},
+		Platform: platforms.DefaultSpec(),
+		Config:   ocispec.ImageConfig{Labels: map[string]string{"org.criu.checkpoint.container.name": "c"}},
+		RootFS:   ocispec.RootFS{Type: "layers"},
 	})
 	manifest := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config}
 	manifest.SchemaVersion = 2
@@ -255,7 +262,8 @@ type applier struct {
 	provider content.Provider
 }
 
-func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount,
+	_ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
 	ra, err := a.provider.ReaderAt(ctx, desc)
 	if err != nil {
 		return ocispec.Descriptor{}, err

@@ -54,7 +54,8 @@ func TestFind(t *testing.T) {
 	// If the shim has a PATH, the process's own does not help.
 	for _, path := range []string{plain, directory, device, "/nonexistent", ".", ":"} {
 		got, err := Find(path)
-		if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "install CRIU 4.1 or newer") || !strings.Contains(err.Error(), path) {
+		if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "install CRIU 4.1 or newer") ||
+			!strings.Contains(err.Error(), path) {
 			t.Errorf("%q: %q, %v", path, got, err)
 		}
 	}

@@ -39,8 +39,8 @@ var versionLine = regexp.MustCompile(`(?m)^Version: (\d{1,4})\.(\d{1,2})(?:\.(\d
 
 // CheckVersion runs "criu --version" and returns the version. It ends with the context.
 //
-// The error is of class errdefs.ErrFailedPrecondition if the version is too old, with criu's own last lines if it fails; if the context
-// ends it is the context's error.
+// The error is of class errdefs.ErrFailedPrecondition if the version is too old, with criu's own last lines if it
+// fails; if the context ends it is the context's error.
 func CheckVersion(ctx context.Context, binary string) (Version, error) {
 	// go-criu asks for the version by RPC. A binary that hangs would block it
 	// for ever, and its socket is open to every child started meanwhile.
@@ -66,7 +66,8 @@ func CheckKernel(ctx context.Context, binary string) error {
 	if err != nil && ctx.Err() == nil && !loopbackUp() {
 		// CRIU connects to itself to see what TCP can do, and says no more than "Network is unreachable"
 		// (criu/kerndat.c, kerndat_tcp_repair).
-		return fmt.Errorf("the loopback interface lo is down, without which CRIU does not work: bring it up (ip link set lo up): %w", err)
+		return fmt.Errorf("the loopback interface lo is down, without which CRIU does not work: bring it up (ip link set "+
+			"lo up): %w", err)
 	}
 	return err
 }
@@ -80,7 +81,8 @@ var loopbackUp = func() bool {
 func parseVersion(out []byte) (Version, error) {
 	m := versionLine.FindSubmatch(out)
 	if m == nil {
-		return 0, fmt.Errorf("no version in its output %q: is this CRIU?: %w", clip(string(out), 200), errdefs.ErrFailedPrecondition)
+		return 0, fmt.Errorf("no version in its output %q: is this CRIU?: %w", clip(string(out), 200),
+			errdefs.ErrFailedPrecondition)
 	}
 	var v int
 	for i, factor := range []int{10000, 100, 1} {
@@ -96,7 +98,8 @@ func parseVersion(out []byte) (Version, error) {
 	return Version(v), nil
 }
 
-// CheckFeature asks CRIU whether the kernel has a feature ("criu check --feature"). The error is as that of [CheckVersion].
+// CheckFeature asks CRIU whether the kernel has a feature ("criu check --feature"). The error is as that of
+// [CheckVersion].
 func CheckFeature(ctx context.Context, binary, feature string) error {
 	_, err := run(ctx, binary, "check", "--feature", feature)
 	return err

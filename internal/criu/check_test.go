@@ -35,14 +35,16 @@ func check(ctx context.Context, binary string) (Version, error) {
 func TestCheckLoopback(t *testing.T) {
 	up := loopbackUp
 	t.Cleanup(func() { loopbackUp = up })
-	failing := fake(t, `echo Version: 4.1`, `echo 'Error (criu/kerndat.c:732): Unable to connect a socket: Network is unreachable' >&2; exit 1`)
+	failing := fake(t, `echo Version: 4.1`,
+		`echo 'Error (criu/kerndat.c:732): Unable to connect a socket: Network is unreachable' >&2; exit 1`)
 	for _, c := range []struct {
 		up   bool
 		want bool
 	}{{false, true}, {true, false}} {
 		loopbackUp = func() bool { return c.up }
 		_, err := check(t.Context(), failing)
-		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "Network is unreachable") || strings.Contains(err.Error(), "ip link set lo up") != c.want {
+		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "Network is unreachable") ||
+			strings.Contains(err.Error(), "ip link set lo up") != c.want {
 			t.Errorf("up %t: %v", c.up, err)
 		}
 	}
@@ -68,7 +70,8 @@ func TestCheck(t *testing.T) {
 		{"Debian 12", `echo Version: 3.17.1`, `:`, 31701, []string{"version 3.17.1", "needed is 4.1"}},
 		{"no version", `echo hello`, `:`, 0, []string{"no version", "hello", "is this CRIU"}},
 		{"nothing", `:`, `:`, 0, []string{"no version"}},
-		{"version fails", `echo 'cannot open shared object file' >&2; exit 127`, `:`, 0, []string{"--version", "127", "cannot open shared object"}},
+		{"version fails", `echo 'cannot open shared object file' >&2; exit 127`, `:`, 0,
+			[]string{"--version", "127", "cannot open shared object"}},
 		{
 			"check fails", `echo Version: 4.1`,
 			`echo '(00.001) Warn  (criu/cr-check.c:1): no'; echo 'Error (criu/cr-check.c:2): kernel too old' >&2; echo 'Looks bad.'; exit 1`,

@@ -38,7 +38,8 @@ func ConfigFile(base []byte, options []Option) ([]byte, error) {
 	}
 	for _, o := range options {
 		if !optionName.MatchString(o.Name) {
-			return nil, fmt.Errorf("criu option %q: not the name of a long option: %w", clip(o.Name, 200), errdefs.ErrInvalidArgument)
+			return nil, fmt.Errorf("criu option %q: not the name of a long option: %w", clip(o.Name, 200),
+				errdefs.ErrInvalidArgument)
 		}
 		if i := strings.IndexFunc(o.Value, unsafe); i >= 0 {
 			return nil, fmt.Errorf("criu option %s: value %q: a criu configuration file cannot hold the character %q: %w",

@@ -37,7 +37,8 @@ func TestConfigFileRefuses(t *testing.T) {
 		}
 	}
 	for _, value := range []string{
-		"a\nexec-cmd", "a\r", "a b", "a\tb", "#a", "a#b", `"a"`, "'a'", `a\`, "a\x00", "a\x7f", "a\xff", "a\u00a0b", "a\u2028b",
+		"a\nexec-cmd", "a\r", "a b", "a\tb", "#a", "a#b", `"a"`, "'a'", `a\`, "a\x00", "a\x7f", "a\xff", "a\u00a0b",
+		"a\u2028b",
 	} {
 		_, err := ConfigFile(nil, []Option{{Name: "work-dir", Value: value}})
 		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "work-dir") {

@@ -44,7 +44,8 @@ func refusedByCRIU(entry []byte, desc protoreflect.MessageDescriptor) string {
 		if want := wireTypes[fd.Kind()]; kind != want {
 			return string(fd.FullName()) + ": it is encoded as another type"
 		}
-		if v, _ := protowire.ConsumeVarint(value); kind == protowire.VarintType && slices.Contains(narrow, fd.Kind()) && int64(v) != int64(int32(v)) && v > math.MaxUint32 {
+		if v, _ := protowire.ConsumeVarint(value); kind == protowire.VarintType && slices.Contains(narrow, fd.Kind()) &&
+			int64(v) != int64(int32(v)) && v > math.MaxUint32 {
 			return string(fd.FullName()) + ": a number has more than 32 bits"
 		}
 		if fd.Message() != nil {
@@ -66,15 +67,21 @@ func refusedByCRIU(entry []byte, desc protoreflect.MessageDescriptor) string {
 // repeated field of them is packed.
 var wireTypes = map[protoreflect.Kind]protowire.Type{
 	protoreflect.BoolKind: protowire.VarintType, protoreflect.EnumKind: protowire.VarintType,
-	protoreflect.Int32Kind: protowire.VarintType, protoreflect.Sint32Kind: protowire.VarintType, protoreflect.Uint32Kind: protowire.VarintType,
-	protoreflect.Int64Kind: protowire.VarintType, protoreflect.Sint64Kind: protowire.VarintType, protoreflect.Uint64Kind: protowire.VarintType,
-	protoreflect.Fixed32Kind: protowire.Fixed32Type, protoreflect.Sfixed32Kind: protowire.Fixed32Type, protoreflect.FloatKind: protowire.Fixed32Type,
-	protoreflect.Fixed64Kind: protowire.Fixed64Type, protoreflect.Sfixed64Kind: protowire.Fixed64Type, protoreflect.DoubleKind: protowire.Fixed64Type,
-	protoreflect.StringKind: protowire.BytesType, protoreflect.BytesKind: protowire.BytesType, protoreflect.MessageKind: protowire.BytesType,
+	protoreflect.Int32Kind: protowire.VarintType, protoreflect.Sint32Kind: protowire.VarintType,
+	protoreflect.Uint32Kind: protowire.VarintType,
+	protoreflect.Int64Kind:  protowire.VarintType, protoreflect.Sint64Kind: protowire.VarintType,
+	protoreflect.Uint64Kind:  protowire.VarintType,
+	protoreflect.Fixed32Kind: protowire.Fixed32Type, protoreflect.Sfixed32Kind: protowire.Fixed32Type,
+	protoreflect.FloatKind:   protowire.Fixed32Type,
+	protoreflect.Fixed64Kind: protowire.Fixed64Type, protoreflect.Sfixed64Kind: protowire.Fixed64Type,
+	protoreflect.DoubleKind: protowire.Fixed64Type,
+	protoreflect.StringKind: protowire.BytesType, protoreflect.BytesKind: protowire.BytesType,
+	protoreflect.MessageKind: protowire.BytesType,
 }
 
 // narrow are the kinds of numbers of which CRIU takes the lower 32 bits.
-var narrow = []protoreflect.Kind{protoreflect.EnumKind, protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Uint32Kind}
+var narrow = []protoreflect.Kind{protoreflect.EnumKind, protoreflect.Int32Kind, protoreflect.Sint32Kind,
+	protoreflect.Uint32Kind}
 
 // payloads takes an image apart, without any of the code that is tested.
 func payloads(kind string, image []byte) (entries [][]byte, whole bool) {
@@ -148,11 +155,15 @@ func fill(m protoreflect.Message, depth int) {
 }
 
 var scalars = map[protoreflect.Kind]protoreflect.Value{
-	protoreflect.BoolKind: protoreflect.ValueOfBool(true), protoreflect.StringKind: protoreflect.ValueOfString("/etc/hosts"),
-	protoreflect.BytesKind: protoreflect.ValueOfBytes([]byte{1, 2}),
-	protoreflect.Int32Kind: protoreflect.ValueOfInt32(-1), protoreflect.Sint32Kind: protoreflect.ValueOfInt32(-2), protoreflect.Sfixed32Kind: protoreflect.ValueOfInt32(3),
-	protoreflect.Uint32Kind: protoreflect.ValueOfUint32(1), protoreflect.Fixed32Kind: protoreflect.ValueOfUint32(5),
-	protoreflect.Int64Kind: protoreflect.ValueOfInt64(-6), protoreflect.Sint64Kind: protoreflect.ValueOfInt64(7), protoreflect.Sfixed64Kind: protoreflect.ValueOfInt64(8),
-	protoreflect.Uint64Kind: protoreflect.ValueOfUint64(math.MaxUint64), protoreflect.Fixed64Kind: protoreflect.ValueOfUint64(10),
-	protoreflect.FloatKind: protoreflect.ValueOfFloat32(11), protoreflect.DoubleKind: protoreflect.ValueOfFloat64(12),
+	protoreflect.BoolKind:   protoreflect.ValueOfBool(true),
+	protoreflect.StringKind: protoreflect.ValueOfString("/etc/hosts"),
+	protoreflect.BytesKind:  protoreflect.ValueOfBytes([]byte{1, 2}),
+	protoreflect.Int32Kind:  protoreflect.ValueOfInt32(-1), protoreflect.Sint32Kind: protoreflect.ValueOfInt32(-2),
+	protoreflect.Sfixed32Kind: protoreflect.ValueOfInt32(3),
+	protoreflect.Uint32Kind:   protoreflect.ValueOfUint32(1), protoreflect.Fixed32Kind: protoreflect.ValueOfUint32(5),
+	protoreflect.Int64Kind: protoreflect.ValueOfInt64(-6), protoreflect.Sint64Kind: protoreflect.ValueOfInt64(7),
+	protoreflect.Sfixed64Kind: protoreflect.ValueOfInt64(8),
+	protoreflect.Uint64Kind:   protoreflect.ValueOfUint64(math.MaxUint64),
+	protoreflect.Fixed64Kind:  protoreflect.ValueOfUint64(10),
+	protoreflect.FloatKind:    protoreflect.ValueOfFloat32(11), protoreflect.DoubleKind: protoreflect.ValueOfFloat64(12),
 }

@@ -137,7 +137,8 @@ func FuzzEntries(f *testing.F) {
 func FuzzProcesses(f *testing.F) {
 	number := func(n uint32) *uint32 { return &n }
 	process := func(pid, parent uint32, threads ...uint32) *pstree.PstreeEntry {
-		return &pstree.PstreeEntry{Pid: number(pid), Ppid: number(parent), Pgid: number(pid), Sid: number(pid), Threads: threads}
+		return &pstree.PstreeEntry{Pid: number(pid), Ppid: number(parent), Pgid: number(pid), Sid: number(pid),
+			Threads: threads}
 	}
 	core := filled(&criu_core.CoreEntry{}, 4)
 	for _, tree := range [][]proto.Message{
@@ -172,7 +173,8 @@ func FuzzProcesses(f *testing.F) {
 		}
 		seen := map[uint32]bool{}
 		for i, p := range all {
-			if p.Core.GetTc() == nil || (i == 0) != (p.GetPpid() == 0) || i > 0 && !seen[p.GetPpid()] || len(p.Others)+1 != len(p.GetThreads()) {
+			if p.Core.GetTc() == nil || (i == 0) != (p.GetPpid() == 0) || i > 0 && !seen[p.GetPpid()] ||
+				len(p.Others)+1 != len(p.GetThreads()) {
 				t.Errorf("process %d: %v, threads %v", i, p.PstreeEntry, p.Others)
 			}
 			for _, tid := range p.GetThreads() {
@@ -188,7 +190,8 @@ func FuzzProcesses(f *testing.F) {
 // FuzzErrorLines checks that whatever CRIU has logged, names of a stranger's files among
 // it, a message stays short and on its line.
 func FuzzErrorLines(f *testing.F) {
-	f.Add([]byte("(00.001) pie: 1: Error (criu/files-reg.c:2): Can't open file a\x1b[2J\n(00.002) Error (criu/cr-restore.c:1): Restoring FAILED.\n"), 8, 2048)
+	f.Add([]byte("(00.001) pie: 1: Error (criu/files-reg.c:2): Can't open file a\x1b[2J\n(00.002) Error "+
+		"(criu/cr-restore.c:1): Restoring FAILED.\n"), 8, 2048)
 	f.Add([]byte("Error ("), 1, 3)
 	f.Add([]byte("Error (\xff\xfe\u2028\n\nError (\r\n"), 2, 9)
 	f.Add(bytes.Repeat([]byte("x Error (x\n"), 9), 8, 20)
@@ -206,7 +209,8 @@ func FuzzErrorLines(f *testing.F) {
 		sum := 0
 		for _, line := range lines {
 			sum += len(line)
-			if strings.ContainsFunc(line, unicode.IsControl) || strings.TrimSpace(line) != line && !strings.HasSuffix(line, "...") {
+			if strings.ContainsFunc(line, unicode.IsControl) || strings.TrimSpace(line) != line &&
+				!strings.HasSuffix(line, "...") {
 				t.Errorf("%q", line)
 			}
 			if maxBytes >= len(errorMark) && !strings.HasPrefix(line, errorMark) && !strings.HasSuffix(line, "...") {

@@ -217,9 +217,11 @@ func invalidImage(name, why string) error {
 	return fmt.Errorf("CRIU image %.200q: %s: %w", name, why, errdefs.ErrInvalidArgument)
 }
 
-// tooLarge is the error of images of which not all is looked at. So a node that only audits does not let them through either.
+// tooLarge is the error of images of which not all is looked at. So a node that only audits does not let them through
+// either.
 func tooLarge(name, why string, limit int64) error {
-	return fmt.Errorf("CRIU image %.200q: the images of the checkpoint "+why+": %w", name, limit, errdefs.ErrResourceExhausted)
+	return fmt.Errorf("CRIU image %.200q: the images of the checkpoint "+why+": %w", name, limit,
+		errdefs.ErrResourceExhausted)
 }
 
 // kindOf names what is no regular file.

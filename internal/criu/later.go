@@ -35,8 +35,8 @@ const (
 	messages = descriptorpb.FieldDescriptorProto_TYPE_MESSAGE
 )
 
-// later are the fields that CRIU 4.2 and 4.3 write and go-criu v7.2 does not know, by message, and the messages that are
-// their values. What is read of them is read with [Varints] and [Messages]. Any other field that is not known is
+// later are the fields that CRIU 4.2 and 4.3 write and go-criu v7.2 does not know, by message, and the messages that
+// are their values. What is read of them is read with [Varints] and [Messages]. Any other field that is not known is
 // refused: what it would grant is not known either. What becomes of each is in internal/verify/fields.
 var later = map[string][]laterField{
 	"creds_entry": {{18, "no_new_privs", optional, uint32s, ""}, {19, "cap_amb", repeated, uint32s, ""}},
@@ -76,7 +76,8 @@ var later = map[string][]laterField{
 	"pipe_entry":      {{5, "uid", optional, uint32s, ""}, {6, "gid", optional, uint32s, ""}},
 	"fifo_entry":      {{4, "wait_writer", optional, bools, ""}},
 	"sk_packet_entry": {{128, "ucred", optional, messages, "sk_ucred_entry"}},
-	"sk_ucred_entry":  {{1, "uid", required, uint32s, ""}, {2, "gid", required, uint32s, ""}, {3, "pid", required, uint32s, ""}},
+	"sk_ucred_entry": {{1, "uid", required, uint32s, ""}, {2, "gid", required, uint32s, ""},
+		{3, "pid", required, uint32s, ""}},
 	"tcp_opts_entry": {
 		{1, "cork", optional, bools, ""}, {2, "nodelay", optional, bools, ""}, {3, "keepcnt", optional, uint32s, ""},
 		{4, "keepidle", optional, uint32s, ""}, {5, "keepintvl", optional, uint32s, ""},

@@ -51,8 +51,10 @@ func TestErrorLines(t *testing.T) {
 	}{
 		{"all", restoreLog, 10, 4096, restoreErrors},
 		{"harmless last",
-			"(00.1) Error (criu/util.c:1533): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n(00.2) Error (criu/image.c:866): Img trimmed 3/4\n", 10, 4096,
-			[]string{"Error (criu/image.c:866): Img trimmed 3/4", "Error (criu/util.c:1533): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted"}},
+			"(00.1) Error (criu/util.c:1533): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n(00.2) " +
+				"Error (criu/image.c:866): Img trimmed 3/4\n", 10, 4096,
+			[]string{"Error (criu/image.c:866): Img trimmed 3/4",
+				"Error (criu/util.c:1533): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted"}},
 		{"two lines", restoreLog, 2, 4096, restoreErrors[:2]},
 		{"no line", restoreLog, 0, 4096, nil},
 		{"no bytes", restoreLog, 10, 0, nil},
@@ -63,7 +65,8 @@ func TestErrorLines(t *testing.T) {
 		{"no error", "(00.1) Warn  (criu/x.c:1): fine\n", 10, 4096, nil},
 		{"empty", "", 10, 4096, nil},
 		{"last line not ended", "(00.1) 1: Error (x.c:1): y", 10, 4096, []string{"Error (x.c:1): y"}},
-		{"control characters", "(00.1) Error (x.c:1): \x1b[2Ja\tb\x00c\xff\r\n", 10, 4096, []string{"Error (x.c:1): ?[2Ja?b?c?"}},
+		{"control characters", "(00.1) Error (x.c:1): \x1b[2Ja\tb\x00c\xff\r\n", 10, 4096,
+			[]string{"Error (x.c:1): ?[2Ja?b?c?"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := ErrorLines(logFile(t, tc.content), tc.maxLines, tc.maxBytes)

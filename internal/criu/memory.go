@@ -5,8 +5,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// What Go takes for a decoded message, in bytes, rounded up: of its struct for itself and for each field that it may have,
-// and for each value, which lies elsewhere. An entry has a place in some tables as well.
+// What Go takes for a decoded message, in bytes, rounded up: of its struct for itself and for each field that it may
+// have, and for each value, which lies elsewhere. An entry has a place in some tables as well.
 const (
 	ofMessage, ofField, ofValue, ofEntry = 64, 8, 16, 160
 )

@@ -20,8 +20,10 @@ import (
 // regularFile is an entry of files.img as CRIU writes it; small is the smallest that there can be.
 func regularFile(id uint32, name string) *fdinfo.FileEntry {
 	return &fdinfo.FileEntry{Type: fdinfo.FdTypes_REG.Enum(), Id: proto.Uint32(id), Reg: &regfile.RegFileEntry{
-		Id: proto.Uint32(id), Flags: proto.Uint32(0), Pos: proto.Uint64(0), Name: proto.String(name), MntId: proto.Int32(7), Size: proto.Uint64(1), Mode: proto.Uint32(0o644),
-		Fown: &fown.FownEntry{Uid: proto.Uint32(0), Euid: proto.Uint32(0), Signum: proto.Uint32(0), PidType: proto.Uint32(0), Pid: proto.Uint32(0)},
+		Id: proto.Uint32(id), Flags: proto.Uint32(0), Pos: proto.Uint64(0), Name: proto.String(name), MntId: proto.Int32(7),
+		Size: proto.Uint64(1), Mode: proto.Uint32(0o644),
+		Fown: &fown.FownEntry{Uid: proto.Uint32(0), Euid: proto.Uint32(0), Signum: proto.Uint32(0), PidType: proto.Uint32(0),
+			Pid: proto.Uint32(0)},
 	}}
 }
 
@@ -29,7 +31,8 @@ func epoll(id uint32, targets int) *fdinfo.FileEntry {
 	e := &eventpoll.EventpollFileEntry{Id: proto.Uint32(id), Flags: proto.Uint32(0), Fown: &fown.FownEntry{
 		Uid: proto.Uint32(0), Euid: proto.Uint32(0), Signum: proto.Uint32(0), PidType: proto.Uint32(0), Pid: proto.Uint32(0)}}
 	for i := range targets {
-		e.Tfd = append(e.Tfd, &eventpoll.EventpollTfdEntry{Id: proto.Uint32(id), Tfd: proto.Uint32(uint32(i)), Events: proto.Uint32(1), Data: proto.Uint64(1)})
+		e.Tfd = append(e.Tfd, &eventpoll.EventpollTfdEntry{Id: proto.Uint32(id), Tfd: proto.Uint32(uint32(i)),
+			Events: proto.Uint32(1), Data: proto.Uint64(1)})
 	}
 	return &fdinfo.FileEntry{Type: fdinfo.FdTypes_EVENTPOLL.Enum(), Id: proto.Uint32(id), Epfd: e}
 }
@@ -86,7 +89,8 @@ func TestMemory(t *testing.T) {
 // 400,000 files, which are 34 MiB, are not looked at, whatever else is in order with them; 100,000 are.
 func TestTooMuchMemory(t *testing.T) {
 	entry := func(i uint32) *fdinfo.FileEntry { return regularFile(i, "/usr/lib/x.so") }
-	if _, err := Entries[*fdinfo.FileEntry](files(t, 400_000, entry), "files.img", "FILES"); !errdefs.IsResourceExhausted(err) || errdefs.IsInvalidArgument(err) {
+	if _, err := Entries[*fdinfo.FileEntry](files(t, 400_000, entry), "files.img",
+		"FILES"); !errdefs.IsResourceExhausted(err) || errdefs.IsInvalidArgument(err) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := Entries[*fdinfo.FileEntry](files(t, 100_000, entry), "files.img", "FILES"); err != nil {
@@ -99,7 +103,8 @@ func TestEntriesEndWithTheContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	s.Until(ctx)
-	if _, err := Entries[*fdinfo.FileEntry](s, "files.img", "FILES"); !errors.Is(err, context.Canceled) || errdefs.IsInvalidArgument(err) {
+	if _, err := Entries[*fdinfo.FileEntry](s, "files.img", "FILES"); !errors.Is(err, context.Canceled) ||
+		errdefs.IsInvalidArgument(err) {
 		t.Errorf("got %v", err)
 	}
 	s.Until(t.Context())

@@ -67,7 +67,8 @@ func TestSharedNamespacesUnnamed(t *testing.T) {
 	ids.MntNsId, ids.PidNsId = nil, proto.Uint32(0)
 	files["ids-1.img"] = criutest.Image("IDS", ids)
 	got, err := openImages(t, writeAll(t, files)).SharedNamespaces()
-	if want := []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace}; err != nil || !slices.Equal(got, want) {
+	if want := []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace}; err != nil ||
+		!slices.Equal(got, want) {
 		t.Errorf("got %v, error %v, want %v", got, err, want)
 	}
 }
@@ -88,20 +89,22 @@ func TestSharedNamespacesInvalid(t *testing.T) {
 		file, content string
 		says          string
 	}{
-		"no inventory":       {"inventory.img", "-", "not exist"},
-		"no process tree":    {"pstree.img", "-", "not exist"},
-		"no IDs":             {"ids-1.img", "-", "not exist"},
-		"empty tree":         {"pstree.img", criutest.Image("PSTREE"), "no process"},
-		"empty inventory":    {"inventory.img", criutest.Image("INVENTORY"), "0 entries"},
-		"empty IDs":          {"ids-1.img", criutest.Image("IDS"), "0 entries"},
-		"IDs of CRIU absent": {"inventory.img", criutest.Image("INVENTORY", &inventory.InventoryEntry{ImgVersion: proto.Uint32(2)}), "which"},
-		"another kind":       {"ids-1.img", good["pstree.img"], "magic"},
-		"nothing":            {"ids-1.img", "", "magic"},
-		"cut in the length":  {"inventory.img", inv[:6], "within an entry"},
-		"cut in the entry":   {"inventory.img", inv[:len(inv)-1], "within an entry"},
-		"huge length":        {"inventory.img", inv[:4] + "\xff\xff\xff\xff", "within an entry"},
-		"no message":         {"inventory.img", inv[:4] + "\x01\x00\x00\x00\xff", "cannot be decoded"},
-		"too large":          {"pstree.img", good["pstree.img"] + "\xff\xff\xff\x01" + strings.Repeat("\x00", 0x1ffffff), "more than"},
+		"no inventory":    {"inventory.img", "-", "not exist"},
+		"no process tree": {"pstree.img", "-", "not exist"},
+		"no IDs":          {"ids-1.img", "-", "not exist"},
+		"empty tree":      {"pstree.img", criutest.Image("PSTREE"), "no process"},
+		"empty inventory": {"inventory.img", criutest.Image("INVENTORY"), "0 entries"},
+		"empty IDs":       {"ids-1.img", criutest.Image("IDS"), "0 entries"},
+		"IDs of CRIU absent": {"inventory.img", criutest.Image("INVENTORY",
+			&inventory.InventoryEntry{ImgVersion: proto.Uint32(2)}), "which"},
+		"another kind":      {"ids-1.img", good["pstree.img"], "magic"},
+		"nothing":           {"ids-1.img", "", "magic"},
+		"cut in the length": {"inventory.img", inv[:6], "within an entry"},
+		"cut in the entry":  {"inventory.img", inv[:len(inv)-1], "within an entry"},
+		"huge length":       {"inventory.img", inv[:4] + "\xff\xff\xff\xff", "within an entry"},
+		"no message":        {"inventory.img", inv[:4] + "\x01\x00\x00\x00\xff", "cannot be decoded"},
+		"too large": {"pstree.img", good["pstree.img"] + "\xff\xff\xff\x01" + strings.Repeat("\x00", 0x1ffffff),
+			"more than"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := maps.Clone(good)
@@ -109,7 +112,8 @@ func TestSharedNamespacesInvalid(t *testing.T) {
 				delete(files, change.file)
 			}
 			got, err := openImages(t, writeAll(t, files)).SharedNamespaces()
-			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), change.file) || !strings.Contains(err.Error(), change.says) {
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), change.file) ||
+				!strings.Contains(err.Error(), change.says) {
 				t.Errorf("got %v, error %v, want one about %s that says %q", got, err, change.file, change.says)
 			}
 		})

@@ -78,7 +78,8 @@ func (s *Images) Pagemap(name, kind string, f func(start, pages uint64) error) (
 // lengthSize is the size of the length before an entry.
 const lengthSize = 4
 
-// peekEntry returns the next entry, whole, and what is in the buffer behind it. At the end of the image the error is io.EOF.
+// peekEntry returns the next entry, whole, and what is in the buffer behind it. At the end of the image the error is
+// io.EOF.
 func peekEntry(r *bufio.Reader) (entry, rest []byte, err error) {
 	b, err := r.Peek(lengthSize)
 	if len(b) == 0 && errors.Is(err, io.EOF) {
@@ -123,7 +124,8 @@ func decodePages(b []byte) (start, pages uint64, err error) {
 	for len(b) > 0 {
 		field := b[0] >> 3
 		if b[0] == pageBlocks {
-			return 0, 0, errors.New("its pages are compressed by CRIU, which cannot be checked: take the checkpoint without CRIU's option compress")
+			return 0, 0, errors.New("its pages are compressed by CRIU, which cannot be checked: take the checkpoint without " +
+				"CRIU's option compress")
 		}
 		if b[0]&7 != 0 || field <= last || field > 5 {
 			return 0, 0, errors.New("an entry is not written as CRIU writes it")
@@ -145,9 +147,11 @@ func decodePages(b []byte) (start, pages uint64, err error) {
 	case !has[1] || !has[2] || compat > math.MaxUint32 || values[3] > 1 || flags > math.MaxUint32:
 		return 0, 0, errors.New("an entry is not written as CRIU writes it")
 	case values[4]&pageAligned != 0:
-		return 0, 0, errors.New("its pages lie where CRIU's option image-io-mode has put them, which cannot be checked: take the checkpoint without it")
+		return 0, 0, errors.New("its pages lie where CRIU's option image-io-mode has put them, which cannot be checked: " +
+			"take the checkpoint without it")
 	case values[3] == 1 || has[4] && flags&^pageLazy != pagePresent:
-		return 0, 0, errors.New("it has pages that are in another image: the checkpoint is part of an incremental or a lazy one")
+		return 0, 0, errors.New("it has pages that are in another image: the checkpoint is part of an incremental or a " +
+			"lazy one")
 	case !has[5]:
 		pages = compat // from before CRIU 4.2
 	case compat != 0 && compat != pages:

@@ -52,8 +52,11 @@ func TestPagemapInvalid(t *testing.T) {
 	const name = "pagemap-1.img"
 	whole := pagemapOf(7, []criutest.Range{{Start: 4096, Pages: 1}, {Start: 1 << 40, Pages: 1 << 20}})
 	bad := map[string]string{
-		"empty": "", "another kind": criutest.Image("MM"), "no head": whole[:8], "head only as an entry": criutest.Image("PAGEMAP", &pagemap.PagemapEntry{Vaddr: proto.Uint64(0), NrPages: proto.Uint32(1)}),
-		"long entry": whole + "\xff\xff\xff\x7f", "entry larger than a buffer": whole + "\x00\x00\x01\x00" + strings.Repeat("\x00", 1<<16),
+		"empty": "", "another kind": criutest.Image("MM"), "no head": whole[:8],
+		"head only as an entry": criutest.Image("PAGEMAP",
+			&pagemap.PagemapEntry{Vaddr: proto.Uint64(0), NrPages: proto.Uint32(1)}),
+		"long entry": whole + "\xff\xff\xff\x7f", "entry larger than a buffer": whole + "\x00\x00\x01\x00" +
+			strings.Repeat("\x00", 1<<16),
 	}
 	for cut := 9; cut < len(whole); cut++ {
 		bad[fmt.Sprintf("cut at %d", cut)] = whole[:cut]
@@ -66,7 +69,8 @@ func TestPagemapInvalid(t *testing.T) {
 	}
 	for what, content := range bad {
 		read := func(content string) error {
-			_, err := openImages(t, writeAll(t, map[string]string{name: content})).Pagemap(name, "PAGEMAP", func(uint64, uint64) error { return nil })
+			_, err := openImages(t, writeAll(t, map[string]string{name: content})).Pagemap(name, "PAGEMAP",
+				func(uint64, uint64) error { return nil })
 			return err
 		}
 		if err := read(content); ends[len(content)] && strings.HasPrefix(whole, content) {
@@ -86,7 +90,8 @@ func TestCompressedPages(t *testing.T) {
 		t.Errorf("%d, %d, %v", start, pages, err)
 	}
 	blocks := wire{}.number(1, 100).number(1, 4096).number(2, 4196).number(3, 1)
-	if _, _, err := decodePages(entry.bytes(6, blocks)); err == nil || !strings.Contains(err.Error(), "compressed by CRIU") || !strings.Contains(err.Error(), "option compress") {
+	if _, _, err := decodePages(entry.bytes(6, blocks)); err == nil ||
+		!strings.Contains(err.Error(), "compressed by CRIU") || !strings.Contains(err.Error(), "option compress") {
 		t.Errorf("error %v", err)
 	}
 	aligned := wire{}.number(1, 4096).number(2, 0).number(4, pagePresent|pageAligned).number(5, 2)

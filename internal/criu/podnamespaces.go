@@ -61,7 +61,8 @@ func readIPC(e *ipc_var.IpcVarEntry) error {
 	e.AutoMsgmni = small("kernel/auto_msgmni")
 	e.ShmCtlmax, e.ShmCtlall, e.ShmCtlmni = large("kernel/shmmax"), large("kernel/shmall"), small("kernel/shmmni")
 	e.ShmRmidForced = small("kernel/shm_rmid_forced")
-	e.MqQueuesMax, e.MqMsgMax, e.MqMsgsizeMax = small("fs/mqueue/queues_max"), small("fs/mqueue/msg_max"), small("fs/mqueue/msgsize_max")
+	e.MqQueuesMax, e.MqMsgMax, e.MqMsgsizeMax = small("fs/mqueue/queues_max"), small("fs/mqueue/msg_max"),
+		small("fs/mqueue/msgsize_max")
 	return errors.Join(errs...)
 }
 

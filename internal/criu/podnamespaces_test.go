@@ -58,7 +58,8 @@ func TestWriteUTS(t *testing.T) {
 
 func TestWriteIPC(t *testing.T) {
 	path := namespaceOf(t, unix.CLONE_NEWIPC, "ipc", func() error {
-		return errors.Join(os.WriteFile("/proc/sys/kernel/msgmax", []byte("12345"), 0), os.WriteFile("/proc/sys/kernel/sem", []byte("111 2222 33 44"), 0))
+		return errors.Join(os.WriteFile("/proc/sys/kernel/msgmax", []byte("12345"), 0),
+			os.WriteFile("/proc/sys/kernel/sem", []byte("111 2222 33 44"), 0))
 	})
 	dir := t.TempDir()
 	if err := WriteIPC(path, filepath.Join(dir, "ipc.img")); err != nil {
@@ -68,7 +69,8 @@ func TestWriteIPC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.GetMsgCtlmax() != 12345 || len(got.GetSemCtls()) != 4 || got.GetSemCtls()[1] != 2222 || got.GetShmCtlmax() == 0 || got.GetMqMsgsizeMax() == 0 {
+	if got.GetMsgCtlmax() != 12345 || len(got.GetSemCtls()) != 4 || got.GetSemCtls()[1] != 2222 ||
+		got.GetShmCtlmax() == 0 || got.GetMqMsgsizeMax() == 0 {
 		t.Errorf("got %v", got)
 	}
 	if here, err := sysctl("kernel/msgmax"); err != nil || here[0] == 12345 {

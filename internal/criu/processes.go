@@ -55,9 +55,11 @@ func (s *Images) Processes() ([]*Process, error) {
 		p := &Process{PstreeEntry: e, Others: map[uint32]*criu_core.CoreEntry{}}
 		switch {
 		case (i == 0) != (e.GetPpid() == 0):
-			return nil, invalidImage(name, fmt.Sprintf("process %d has parent %d: the first process has none, and every other one has one", e.GetPid(), e.GetPpid()))
+			return nil, invalidImage(name, fmt.Sprintf("process %d has parent %d: the first process has none, and every "+
+				"other one has one", e.GetPid(), e.GetPpid()))
 		case i > 0 && !seen[e.GetPpid()]:
-			return nil, invalidImage(name, fmt.Sprintf("process %d comes before its parent %d, or is listed twice", e.GetPid(), e.GetPpid()))
+			return nil, invalidImage(name, fmt.Sprintf("process %d comes before its parent %d, or is listed twice", e.GetPid(),
+				e.GetPpid()))
 		}
 		core, err := s.Core(e.GetPid())
 		if err != nil {
@@ -73,7 +75,8 @@ func (s *Images) Processes() ([]*Process, error) {
 		case p.Dead() && len(threads) <= 1:
 			threads = nil
 		case p.Dead() || len(threads) == 0 || threads[0] != e.GetPid():
-			return nil, invalidImage(name, fmt.Sprintf("process %d is not the first of its own threads, or has some and is dead", e.GetPid()))
+			return nil, invalidImage(name, fmt.Sprintf("process %d is not the first of its own threads, or has some and is "+
+				"dead", e.GetPid()))
 		default:
 			threads = threads[1:]
 		}

@@ -8,13 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// private are the kinds of mappings that CRIU fills from the pages of the process (criu/include/image.h, VMA_FILE_PRIVATE, VMA_ANON_PRIVATE).
+// private are the kinds of mappings that CRIU fills from the pages of the process (criu/include/image.h,
+// VMA_FILE_PRIVATE, VMA_ANON_PRIVATE).
 const private = 1<<6 | 1<<9
 
-// Reserved returns how much address space processes have in private mappings that nobody may write to: the largest of them, and all of
-// the process that has most. Databases and garbage collectors reserve far more so than there is memory, which the kernel does not count; but
-// it does when CRIU maps it writable, as for every lazy restore (criu/mem.c, premap_private_vma). What is mapped with MAP_NORESERVE it counts
-// never.
+// Reserved returns how much address space processes have in private mappings that nobody may write to: the largest of
+// them, and all of the process that has most. Databases and garbage collectors reserve far more so than there is
+// memory, which the kernel does not count; but it does when CRIU maps it writable, as for every lazy restore
+// (criu/mem.c, premap_private_vma). What is mapped with MAP_NORESERVE it counts never.
 func (s *Images) Reserved() (largest, all uint64, err error) {
 	processes, err := s.Processes()
 	if err != nil {
@@ -41,5 +42,6 @@ func (s *Images) Reserved() (largest, all uint64, err error) {
 }
 
 func isReserved(e *vma.VmaEntry) bool {
-	return e.GetStatus()&private != 0 && e.GetProt()&unix.PROT_WRITE == 0 && e.GetFlags()&unix.MAP_NORESERVE == 0 && e.GetEnd() > e.GetStart()
+	return e.GetStatus()&private != 0 && e.GetProt()&unix.PROT_WRITE == 0 && e.GetFlags()&unix.MAP_NORESERVE == 0 &&
+		e.GetEnd() > e.GetStart()
 }

@@ -23,8 +23,10 @@ func TestReserved(t *testing.T) {
 	images := criutest.Checkpoint(criutest.Task{PID: 1}, criutest.Task{PID: 2, Parent: 1})
 	p := criutest.Page
 	maps.Copy(images, criutest.Memory(1, 1, nil,
-		criutest.Mapping(1<<32, 1000, at(anonymous, 0x22, 0)), criutest.Mapping(2<<32, 100, at(anonymous, 0x22, 1)), criutest.Mapping(3<<32, 10, at(file, 0x2, 1)),
-		criutest.Mapping(4<<32, 5000, at(anonymous, 0x22, 3)), criutest.Mapping(5<<32, 6000, at(anonymous, 0x4022, 0)), criutest.Mapping(6<<32, 7000, at(shared, 0x21, 0))))
+		criutest.Mapping(1<<32, 1000, at(anonymous, 0x22, 0)), criutest.Mapping(2<<32, 100, at(anonymous, 0x22, 1)),
+		criutest.Mapping(3<<32, 10, at(file, 0x2, 1)),
+		criutest.Mapping(4<<32, 5000, at(anonymous, 0x22, 3)), criutest.Mapping(5<<32, 6000, at(anonymous, 0x4022, 0)),
+		criutest.Mapping(6<<32, 7000, at(shared, 0x21, 0))))
 	maps.Copy(images, criutest.Memory(2, 2, nil, criutest.Mapping(1<<32, 1100, at(anonymous, 0x22, 0))))
 	dir := t.TempDir()
 	for name, content := range images {

@@ -47,8 +47,9 @@ func TestReadRestoreStats(t *testing.T) {
 		t.Errorf("got %+v, want %+v", *got, want)
 	}
 	for name, data := range map[string][]byte{
-		"empty": nil, "cut": good[:len(good)-1], "longer": append(slices.Clone(good), 0), "another magic": append([]byte{1}, good[1:]...),
-		"of a dump": statsFile(t, &stats.StatsEntry{}), "too long": make([]byte, maxStats+1),
+		"empty": nil, "cut": good[:len(good)-1], "longer": append(slices.Clone(good), 0),
+		"another magic": append([]byte{1}, good[1:]...),
+		"of a dump":     statsFile(t, &stats.StatsEntry{}), "too long": make([]byte, maxStats+1),
 		"no message": slices.Concat(statsMagic, []byte{1, 0, 0, 0, 0xff}),
 	} {
 		write(data)

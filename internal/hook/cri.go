@@ -26,7 +26,8 @@ type CRIServices struct {
 // context, readiness was checked, and errors are turned into gRPC codes later.
 //
 // Where wanted says no, the instance is left as it is and not even looked at.
-func CRI(wanted func(*plugin.InitContext) bool, decorate func(*plugin.InitContext, CRIServices) (CRIServices, error)) error {
+func CRI(wanted func(*plugin.InitContext) bool, decorate func(*plugin.InitContext, CRIServices) (CRIServices,
+	error)) error {
 	return Wrap(plugins.GRPCPlugin, "cri", func(ic *plugin.InitContext, instance any) (any, error) {
 		if !wanted(ic) {
 			return instance, nil

@@ -89,9 +89,9 @@ type Base struct {
 // A present image that the pod's snapshotter has not got is unpacked by
 // containerd when it creates the container.
 //
-// Errors: errdefs.ErrFailedPrecondition if the checkpoint's word is not enough to
-// find the image, the image is absent and NeverPull is set, Admit's error, or what was found has another digest; errdefs.ErrInvalidArgument
-// if it is no reference; the context's error; otherwise the class of the pull's error.
+// Errors: errdefs.ErrFailedPrecondition if the checkpoint's word is not enough to find the image, the image is absent
+// and NeverPull is set, Admit's error, or what was found has another digest; errdefs.ErrInvalidArgument if it is no
+// reference; the context's error; otherwise the class of the pull's error.
 func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 	ref, err := parseBase(r.Base)
 	if err != nil {
@@ -124,7 +124,8 @@ func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 		return nil, err
 	}
 	if want != "" && id != want {
-		return nil, fmt.Errorf("base image %s is image %s, not %s; check the registry and its mirrors: %w", ref.text, id, want, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("base image %s is image %s, not %s; check the registry and its mirrors: %w", ref.text, id,
+			want, errdefs.ErrFailedPrecondition)
 	}
 	if err := b.admit(ctx, ref, id); err != nil {
 		return nil, err
@@ -133,15 +134,18 @@ func (b *Bases) Ensure(ctx context.Context, r Request) (*Base, error) {
 }
 
 func neverPulled(ref string) error {
-	return fmt.Errorf("base image %s is not on this node, and pull_base_images = false: pull it before the checkpoint is restored: %w",
+	return fmt.Errorf("base image %s is not on this node, and pull_base_images = false: pull it before the checkpoint "+
+		"is restored: %w",
 		ref, errdefs.ErrFailedPrecondition)
 }
 
-// unknownID is the error for an image of which nothing but the ID is known. It is not errdefs.ErrNotFound: the checkpoint
-// image was found, and the caller's request becomes right once the node has been prepared.
+// unknownID is the error for an image of which nothing but the ID is known. It is not errdefs.ErrNotFound: the
+// checkpoint image was found, and the caller's request becomes right once the node has been prepared.
 func unknownID(ref baseReference, name string) error {
-	return fmt.Errorf("base image %s (%q) is not on this node, and the checkpoint names it only by ID, which no registry can be asked for; "+
-		"pull %q on this node so that its ID is that one, or checkpoint a container whose image was pulled from a registry: %w",
+	return fmt.Errorf("base image %s (%q) is not on this node, and the checkpoint names it only by ID, which no "+
+		"registry can be asked for; "+
+		"pull %q on this node so that its ID is that one, or checkpoint a container whose image was pulled from a "+
+		"registry: %w",
 		ref.text, name, name, errdefs.ErrFailedPrecondition)
 }
 
@@ -193,7 +197,8 @@ func (b *Bases) local(ctx context.Context, ref baseReference) (string, error) {
 
 // configDigest returns the image ID that the index or manifest of that digest stands
 // for on the platform.
-func configDigest(ctx context.Context, provider content.Provider, platform platforms.MatchComparer, target digest.Digest) (string, error) {
+func configDigest(ctx context.Context, provider content.Provider, platform platforms.MatchComparer,
+	target digest.Digest) (string, error) {
 	blob, err := content.ReadBlob(ctx, provider, ocispec.Descriptor{Digest: target, Size: -1})
 	if err != nil {
 		return "", err
@@ -223,7 +228,8 @@ func configDigest(ctx context.Context, provider content.Provider, platform platf
 	}
 	// Any JSON object reads as a manifest without a media type.
 	if err := config.Digest.Validate(); err != nil {
-		return "", fmt.Errorf("%s is no image manifest: its config has digest %q: %w: %w", target, config.Digest, err, errdefs.ErrFailedPrecondition)
+		return "", fmt.Errorf("%s is no image manifest: its config has digest %q: %w: %w", target, config.Digest, err,
+			errdefs.ErrFailedPrecondition)
 	}
 	return config.Digest.String(), nil
 }

@@ -53,7 +53,8 @@ func TestEnsurePullsByDigest(t *testing.T) {
 		for range 2 { // absent, then present
 			base, err := bases.Ensure(w.ctx, r)
 			check(t, err)
-			if want := repo + "@" + target.Digest.String(); base.ID != id || base.Reference != want || base.Digest != target.Digest {
+			if want := repo + "@" + target.Digest.String(); base.ID != id || base.Reference != want ||
+				base.Digest != target.Digest {
 				t.Fatalf("%+v", base)
 			}
 		}
@@ -154,7 +155,8 @@ func TestEnsureDigestMismatch(t *testing.T) {
 	}
 	// Nothing of that digest has come at all.
 	absent := strings.Replace(ref, target.Digest.Encoded()[:8], "00000000", 1)
-	if _, err = NewBases(cri, w.reads, time.Minute).Ensure(w.ctx, request(absent)); !errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) {
+	if _, err = NewBases(cri, w.reads, time.Minute).Ensure(w.ctx, request(absent)); !errdefs.IsFailedPrecondition(err) ||
+		errdefs.IsNotFound(err) {
 		t.Fatalf("%v", err)
 	}
 }
@@ -238,7 +240,8 @@ func TestEnsureJoinsOnlyEquals(t *testing.T) {
 	requests[2].Auth = &runtime.AuthConfig{Username: "me", Password: "secret"}
 	requests[3].Auth = &runtime.AuthConfig{Username: "me", Password: "other"}
 	requests[4].RuntimeHandler = "kata"
-	requests[5].SandboxConfig = &runtime.PodSandboxConfig{Annotations: map[string]string{upstream.AnnotationRuntimeHandler: "kata"}}
+	requests[5].SandboxConfig = &runtime.PodSandboxConfig{
+		Annotations: map[string]string{upstream.AnnotationRuntimeHandler: "kata"}}
 	both.Add(len(requests))
 	cri.pull = func(ctx context.Context, r *runtime.PullImageRequest) (string, error) {
 		both.Done()
@@ -303,8 +306,10 @@ func TestEnsurePullErrors(t *testing.T) {
 		class  func(error) bool
 		remedy string
 	}{
-		"401":         {fmt.Errorf("pull access denied: %w", docker.ErrInvalidAuthorization), errdefs.IsUnauthorized, "pull secret"},
-		"403":         {remoteerrors.ErrUnexpectedStatus{StatusCode: http.StatusForbidden}, errdefs.IsUnauthorized, "pull secret"},
+		"401": {fmt.Errorf("pull access denied: %w", docker.ErrInvalidAuthorization), errdefs.IsUnauthorized,
+			"pull secret"},
+		"403": {remoteerrors.ErrUnexpectedStatus{StatusCode: http.StatusForbidden}, errdefs.IsUnauthorized,
+			"pull secret"},
 		"denied":      {fmt.Errorf("x: %w", errdefs.ErrPermissionDenied), errdefs.IsPermissionDenied, "pull secret"},
 		"absent":      {fmt.Errorf("x: %w", errdefs.ErrNotFound), errdefs.IsNotFound, "push it"},
 		"unreachable": {errors.New("dial tcp: no route to host"), errdefs.IsUnavailable, "reaches the registry"},

@@ -74,7 +74,8 @@ func Build(ctx context.Context, store content.Store, archive string, o BuildOpti
 
 // BuildCheckpoint is [Build] for an open checkpoint. All of its directory
 // becomes the layer.
-func BuildCheckpoint(ctx context.Context, store content.Store, c *checkpoint.Checkpoint, o BuildOptions) (ocispec.Descriptor, error) {
+func BuildCheckpoint(ctx context.Context, store content.Store, c *checkpoint.Checkpoint,
+	o BuildOptions) (ocispec.Descriptor, error) {
 	if o.Platform.OS == "" {
 		o.Platform = platforms.DefaultSpec()
 	}
@@ -82,7 +83,8 @@ func BuildCheckpoint(ctx context.Context, store content.Store, c *checkpoint.Che
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("checkpoint image: write layer: %w", err)
 	}
-	config, err := writeDocumentBlob(ctx, store, ocispec.MediaTypeImageConfig, imageConfig(&c.Metadata, o.Platform, environment(ctx, store, c.Metadata.Base, o.Platform), diffID), nil)
+	config, err := writeDocumentBlob(ctx, store, ocispec.MediaTypeImageConfig,
+		imageConfig(&c.Metadata, o.Platform, environment(ctx, store, c.Metadata.Base, o.Platform), diffID), nil)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("checkpoint image: write config: %w", err)
 	}
@@ -103,10 +105,10 @@ func BuildCheckpoint(ctx context.Context, store content.Store, c *checkpoint.Che
 	return desc, nil
 }
 
-// imageConfig says of the process only who it ran as: the kubelet checks
-// runAsNonRoot by the image, and takes the user from it if the pod names none. The environment is the base image's, if it is known, and
-// not the process's: what a pod had given it would bring its secrets where people look. Command and working directory
-// are the base image's and the pod's to say.
+// imageConfig says of the process only who it ran as: the kubelet checks runAsNonRoot by the image, and takes the user
+// from it if the pod names none. The environment is the base image's, if it is known, and not the process's: what a pod
+// had given it would bring its secrets where people look. Command and working directory are the base image's and the
+// pod's to say.
 //
 // The labels are the manifest's annotations: some tools, and Docker's own format, keep labels only.
 func imageConfig(m *checkpoint.Metadata, platform ocispec.Platform, env []string, diffID digest.Digest) ocispec.Image {
@@ -119,13 +121,15 @@ func imageConfig(m *checkpoint.Metadata, platform ocispec.Platform, env []string
 	return ocispec.Image{
 		Created:  created,
 		Platform: platform,
-		Config:   ocispec.ImageConfig{User: fmt.Sprintf("%d:%d", user.UID, user.GID), Env: env, Labels: annotationsOf(m, platform)},
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}},
-		History:  []ocispec.History{{Created: created, CreatedBy: "checkpoint-image"}},
+		Config: ocispec.ImageConfig{User: fmt.Sprintf("%d:%d", user.UID, user.GID), Env: env,
+			Labels: annotationsOf(m, platform)},
+		RootFS:  ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}},
+		History: []ocispec.History{{Created: created, CreatedBy: "checkpoint-image"}},
 	}
 }
 
-func writeDocumentBlob(ctx context.Context, store content.Store, mediaType string, v any, labels map[string]string) (ocispec.Descriptor, error) {
+func writeDocumentBlob(ctx context.Context, store content.Store, mediaType string, v any,
+	labels map[string]string) (ocispec.Descriptor, error) {
 	blob, err := json.Marshal(v)
 	if err != nil {
 		return ocispec.Descriptor{}, err

@@ -54,7 +54,8 @@ func pack(t testing.TB, files map[string]string, extra ...*tar.Header) string {
 	tw := tar.NewWriter(&buf)
 	check(t, tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "checkpoint/", Mode: 0o600}))
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		check(t, tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o4755, Uid: 7, Size: int64(len(files[name]))}))
+		check(t, tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o4755, Uid: 7,
+			Size: int64(len(files[name]))}))
 		_, err := io.WriteString(tw, files[name])
 		check(t, err)
 	}
@@ -73,7 +74,8 @@ func save(t testing.TB, data []byte) string {
 }
 
 // unpacked reads a layer back, and checks what its entries are.
-func unpacked(ctx context.Context, t testing.TB, store content.Provider, layer ocispec.Descriptor) (map[string]string, digest.Digest) {
+func unpacked(ctx context.Context, t testing.TB, store content.Provider, layer ocispec.Descriptor) (map[string]string,
+	digest.Digest) {
 	t.Helper()
 	ra, err := store.ReaderAt(ctx, layer)
 	check(t, err)
@@ -140,7 +142,8 @@ func TestBuild(t *testing.T) {
 			check(t, json.Unmarshal(blob, &config))
 			if config.Config.User != "1000:1001" || config.Created == nil || config.Created.Unix() != 1795418638 ||
 				!platforms.Default().Match(config.Platform) || !slices.Equal(config.RootFS.DiffIDs, []digest.Digest{diffID}) ||
-				len(config.Config.Env)+len(config.Config.Cmd) != 0 || !maps.Equal(config.Config.Labels, manifest.Annotations) || !isCheckpoint(config.Config.Labels) {
+				len(config.Config.Env)+len(config.Config.Cmd) != 0 || !maps.Equal(config.Config.Labels, manifest.Annotations) ||
+				!isCheckpoint(config.Config.Labels) {
 				t.Errorf("config %s", blob)
 			}
 		})
@@ -149,7 +152,8 @@ func TestBuild(t *testing.T) {
 
 func TestBuildAnnotations(t *testing.T) {
 	w := newWorld(t)
-	desc, err := Build(w.ctx, w.db.ContentStore(), pack(t, files()), BuildOptions{Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}})
+	desc, err := Build(w.ctx, w.db.ContentStore(), pack(t, files()),
+		BuildOptions{Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}})
 	check(t, err)
 	manifest, err := images.Manifest(w.ctx, w.db.ContentStore(), desc, nil)
 	check(t, err)
@@ -260,11 +264,15 @@ func TestBuildRefuses(t *testing.T) {
 		archive string
 		class   func(error) bool
 	}{
-		"link":            {pack(t, files(), &tar.Header{Typeflag: tar.TypeSymlink, Name: "container.lnk", Linkname: "/etc/shadow"}), errdefs.IsInvalidArgument},
-		"hard link":       {pack(t, files(), &tar.Header{Typeflag: tar.TypeLink, Name: "x", Linkname: "/etc/shadow"}), errdefs.IsInvalidArgument},
-		"device":          {pack(t, files(), &tar.Header{Typeflag: tar.TypeBlock, Name: "sda", Devmajor: 8}), errdefs.IsInvalidArgument},
-		"outside":         {pack(t, files(), &tar.Header{Typeflag: tar.TypeReg, Name: "../x"}), errdefs.IsInvalidArgument},
-		"twice":           {pack(t, files(), &tar.Header{Typeflag: tar.TypeReg, Name: "config.dump"}), errdefs.IsInvalidArgument},
+		"link": {pack(t, files(), &tar.Header{Typeflag: tar.TypeSymlink, Name: "container.lnk",
+			Linkname: "/etc/shadow"}), errdefs.IsInvalidArgument},
+		"hard link": {pack(t, files(), &tar.Header{Typeflag: tar.TypeLink, Name: "x", Linkname: "/etc/shadow"}),
+			errdefs.IsInvalidArgument},
+		"device": {pack(t, files(), &tar.Header{Typeflag: tar.TypeBlock, Name: "sda", Devmajor: 8}),
+			errdefs.IsInvalidArgument},
+		"outside": {pack(t, files(), &tar.Header{Typeflag: tar.TypeReg, Name: "../x"}), errdefs.IsInvalidArgument},
+		"twice": {pack(t, files(), &tar.Header{Typeflag: tar.TypeReg, Name: "config.dump"}),
+			errdefs.IsInvalidArgument},
 		"no inventory":    {pack(t, without("checkpoint/inventory.img")), errdefs.IsInvalidArgument},
 		"no spec":         {pack(t, without("spec.dump")), errdefs.IsInvalidArgument},
 		"no archive":      {save(t, []byte("hello, this is no tar archive")), errdefs.IsInvalidArgument},

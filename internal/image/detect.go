@@ -37,8 +37,8 @@ type ImageStatuser interface {
 
 // Image is a checkpoint image as found in the image store.
 type Image struct {
-	// Name in the image store: the reference that the request names, or the ID, by which containerd's CRI keeps an entry for
-	// every image that it has, as long as it has it.
+	// Name in the image store: the reference that the request names, or the ID, by which containerd's CRI keeps an entry
+	// for every image that it has, as long as it has it.
 	Name string
 	// ID is the CRI image ID, the digest of the image's config.
 	ID string
@@ -70,9 +70,9 @@ func (i *Image) Called(asked *runtime.ImageSpec) string {
 // Look says whether an image holds a checkpoint. It is asked of images with the annotations of one.
 type Look func(context.Context, *Image) (bool, error)
 
-// Detector tells checkpoint images from ordinary ones: those with annotations that say so, of the
-// image's descriptor, index or manifest, or leniently labels of its config, and with the content of a checkpoint. Annotations are
-// cheap to read, and anybody's word; the content decides. What it has read is cached by digest.
+// Detector tells checkpoint images from ordinary ones: those with annotations that say so, of the image's descriptor,
+// index or manifest, or leniently labels of its config, and with the content of a checkpoint. Annotations are cheap to
+// read, and anybody's word; the content decides. What it has read is cached by digest.
 type Detector struct {
 	status   ImageStatuser
 	store    images.Store
@@ -98,9 +98,9 @@ func NewDetector(status ImageStatuser, store images.Store, provider content.Prov
 // is no such image, when it is an ordinary one, or when its annotations cannot be read:
 // all of these are for containerd to answer. An error is that of ctx, or of look.
 //
-// Several references can have one image ID, and not all of them the annotations. An image that the request names by a reference,
-// or by its ID and beside that the reference that the user has written, is judged by that one; an image of which there is only the ID by
-// all its references.
+// Several references can have one image ID, and not all of them the annotations. An image that the request names by a
+// reference, or by its ID and beside that the reference that the user has written, is judged by that one; an image of
+// which there is only the ID by all its references.
 //
 // After the first time for an image this costs one ImageStatus, which is
 // answered from memory, and a Get of the image store for each of those references.
@@ -110,7 +110,8 @@ func (d *Detector) Detect(ctx context.Context, asked *runtime.ImageSpec, look Lo
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("look for checkpoint image %q: %w", asked.GetImage(), context.Cause(ctx))
 		}
-		log.G(ctx).WithError(err).WithField("image", asked.GetImage()).Debug("image cannot be inspected, taking it for an ordinary one")
+		log.G(ctx).WithError(err).WithField("image", asked.GetImage()).
+			Debug("image cannot be inspected, taking it for an ordinary one")
 		return nil, nil
 	}
 	if img == nil {
@@ -123,7 +124,8 @@ func (d *Detector) Detect(ctx context.Context, asked *runtime.ImageSpec, look Lo
 		}
 		d.contents.Add(img.ID, holds)
 		if !holds.(bool) {
-			log.G(ctx).WithField("image", img.Called(asked)).Warn("image has the annotations of a checkpoint but holds none, taking it for an ordinary image")
+			log.G(ctx).WithField("image", img.Called(asked)).
+				Warn("image has the annotations of a checkpoint but holds none, taking it for an ordinary image")
 		}
 	}
 	if !holds.(bool) {
@@ -170,7 +172,8 @@ func references(known *runtime.Image) []string {
 	return slices.Concat(known.GetRepoTags(), known.GetRepoDigests())
 }
 
-// judged returns the names in the image store by which an image is judged: the reference that was asked for, or all that it has.
+// judged returns the names in the image store by which an image is judged: the reference that was asked for, or all
+// that it has.
 func judged(asked *runtime.ImageSpec, known *runtime.Image) []string {
 	all := references(known)
 	for _, word := range []string{asked.GetImage(), asked.GetUserSpecifiedImage()} {

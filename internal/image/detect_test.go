@@ -43,7 +43,8 @@ func TestDetectWhereTheAnnotationIs(t *testing.T) {
 	}{
 		"none": {func(w *world) ocispec.Descriptor { d, _ := w.manifest(nil, nil); return d }, false},
 		"another's": {func(w *world) ocispec.Descriptor {
-			d, _ := w.manifest(map[string]string{"name": "org.criu.checkpoint.container.name"}, map[string]string{"org.criu.checkpoint.engine.name": "x"})
+			d, _ := w.manifest(map[string]string{"name": "org.criu.checkpoint.container.name"},
+				map[string]string{"org.criu.checkpoint.engine.name": "x"})
 			return d
 		}, false},
 		"manifest": {func(w *world) ocispec.Descriptor { d, _ := w.manifest(nil, checkpointed); return d }, true},
@@ -96,7 +97,8 @@ func TestDetectWhereTheAnnotationIs(t *testing.T) {
 				if (img != nil) != c.want {
 					t.Fatalf("Detect(%s) = %+v, want a checkpoint image: %v", ref, img, c.want)
 				}
-				if img != nil && (img.ID != id || img.Name != ref || len(img.Annotations) != 1 || !slices.Equal(img.References, []string{"registry.example/app:1"})) {
+				if img != nil && (img.ID != id || img.Name != ref || len(img.Annotations) != 1 ||
+					!slices.Equal(img.References, []string{"registry.example/app:1"})) {
 					t.Fatalf("Detect(%s) = %+v", ref, img)
 				}
 			}
@@ -147,7 +149,10 @@ func TestDetectDecidesByContent(t *testing.T) {
 	id := w.store(cri, marked)
 	d := NewDetector(cri, w.images, w.reads)
 	broken := errors.New("cannot be mounted")
-	if img, err := d.Detect(w.ctx, spec(id), func(context.Context, *Image) (bool, error) { return true, broken }); img != nil || !errors.Is(err, broken) {
+	if img, err := d.Detect(w.ctx, spec(id), func(context.Context, *Image) (bool, error) {
+		return true,
+			broken
+	}); img != nil || !errors.Is(err, broken) {
 		t.Errorf("got %+v, %v", img, err)
 	}
 	for _, look := range []Look{hollow, holds, hollow} {
@@ -287,7 +292,8 @@ func (failing) Get(ctx context.Context, _ string) (images.Image, error) {
 }
 
 func (w *world) mustID(target ocispec.Descriptor) string {
-	config, err := images.Config(namespaces.WithNamespace(w.ctx, upstream.Namespace), w.db.ContentStore(), target, platforms.Default())
+	config, err := images.Config(namespaces.WithNamespace(w.ctx, upstream.Namespace), w.db.ContentStore(), target,
+		platforms.Default())
 	check(w.t, err)
 	return config.Digest.String()
 }

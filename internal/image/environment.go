@@ -12,9 +12,10 @@ import (
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 )
 
-// environment returns the environment that the base image sets, if it is in the store, as on the node on which the container
-// ran; else none. It is what a restored container gets of it, too. What a pod has added is not in it.
-func environment(ctx context.Context, store content.Provider, base checkpoint.BaseImage, platform ocispec.Platform) []string {
+// environment returns the environment that the base image sets, if it is in the store, as on the node on which the
+// container ran; else none. It is what a restored container gets of it, too. What a pod has added is not in it.
+func environment(ctx context.Context, store content.Provider, base checkpoint.BaseImage,
+	platform ocispec.Platform) []string {
 	ref, err := parseBase(base)
 	if err != nil {
 		return nil

@@ -17,8 +17,12 @@ import (
 func TestBuildEnvironment(t *testing.T) {
 	env := []string{"PATH=/bin", "BASE=1"}
 	w := newWorld(t)
-	base := w.document(ocispec.MediaTypeImageConfig, ocispec.Image{Platform: platforms.DefaultSpec(), Config: ocispec.ImageConfig{Env: env}, RootFS: ocispec.RootFS{Type: "layers"}})
-	manifest := w.document(ocispec.MediaTypeImageManifest, ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: base})
+	base := w.document(ocispec.MediaTypeImageConfig,
+		ocispec.Image{Platform: platforms.DefaultSpec(), Config: ocispec.ImageConfig{Env: env},
+			RootFS: ocispec.RootFS{Type: "layers"}})
+	manifest := w.document(ocispec.MediaTypeImageManifest,
+		ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+			Config: base})
 	manifest.Platform = &ocispec.Platform{OS: "linux", Architecture: platforms.DefaultSpec().Architecture}
 	foreign, _ := w.manifest(map[string]string{"a": "b"}, nil)
 	foreign.Platform = &ocispec.Platform{OS: "linux", Architecture: "s390x"}

@@ -41,7 +41,8 @@ func ParseCompression(name string) (Compression, error) {
 	case Zstd, Gzip, Uncompressed:
 		return c, nil
 	}
-	return "", fmt.Errorf("compression %q is none of %s, %s and %s: %w", name, Zstd, Gzip, Uncompressed, errdefs.ErrInvalidArgument)
+	return "", fmt.Errorf("compression %q is none of %s, %s and %s: %w", name, Zstd, Gzip, Uncompressed,
+		errdefs.ErrInvalidArgument)
 }
 
 func (c Compression) mediaType() string {
@@ -71,7 +72,8 @@ type nopCloser struct{ io.Writer }
 func (nopCloser) Close() error { return nil }
 
 // writeLayer writes the checkpoint's directory as a layer.
-func writeLayer(ctx context.Context, store content.Store, c *checkpoint.Checkpoint, compression Compression) (_ ocispec.Descriptor, diffID digest.Digest, err error) {
+func writeLayer(ctx context.Context, store content.Store, c *checkpoint.Checkpoint,
+	compression Compression) (_ ocispec.Descriptor, diffID digest.Digest, err error) {
 	ref := "checkpoint-image-layer-" + rand.Text()
 	cw, err := content.OpenWriter(ctx, store, content.WithRef(ref))
 	if err != nil {
@@ -156,7 +158,8 @@ func writeFileEntry(ctx context.Context, tw *tar.Writer, root *os.Root, name str
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	defer f.Close()
-	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: size, ModTime: at}); err != nil {
+	if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: size,
+		ModTime: at}); err != nil {
 		return err
 	}
 	if _, err := io.Copy(tw, regular.Reader(ctx, f)); err != nil {

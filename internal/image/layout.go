@@ -54,12 +54,13 @@ func BuildLayout(ctx context.Context, dir, name, archivePath string, o BuildOpti
 // the image is needed meanwhile.
 func BuildArchive(ctx context.Context, file, name, archivePath string, o BuildOptions) (ocispec.Descriptor, error) {
 	var desc ocispec.Descriptor
-	err := inStaging(ctx, filepath.Dir(file), archivePath, o, func(staging string, store content.Store, built ocispec.Descriptor) error {
-		desc = built
-		return writeFile(filepath.Join(staging, "archive"), file, 0o600, func(w io.Writer) error {
-			return archive.Export(ctx, store, w, archive.WithManifest(withName(desc, name)), archive.WithSkipDockerManifest())
+	err := inStaging(ctx, filepath.Dir(file), archivePath, o,
+		func(staging string, store content.Store, built ocispec.Descriptor) error {
+			desc = built
+			return writeFile(filepath.Join(staging, "archive"), file, 0o600, func(w io.Writer) error {
+				return archive.Export(ctx, store, w, archive.WithManifest(withName(desc, name)), archive.WithSkipDockerManifest())
+			})
 		})
-	})
 	return desc, err
 }
 
@@ -87,7 +88,8 @@ func writeLayout(dir, name string, desc ocispec.Descriptor) error {
 		return err
 	}
 	if layout.Version != ocispec.ImageLayoutVersion {
-		return fmt.Errorf("its version is %q, not %q: %w", layout.Version, ocispec.ImageLayoutVersion, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("its version is %q, not %q: %w", layout.Version, ocispec.ImageLayoutVersion,
+			errdefs.ErrFailedPrecondition)
 	}
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 	if err := readDocument(filepath.Join(dir, ocispec.ImageIndexFile), &index); err != nil {
@@ -121,7 +123,8 @@ func withName(desc ocispec.Descriptor, name string) ocispec.Descriptor {
 
 // inStaging builds the image in a private directory in dir, calls f, which
 // renames things from there into place, and removes the directory.
-func inStaging(ctx context.Context, dir, archivePath string, o BuildOptions, f func(staging string, store content.Store, desc ocispec.Descriptor) error) (err error) {
+func inStaging(ctx context.Context, dir, archivePath string, o BuildOptions,
+	f func(staging string, store content.Store, desc ocispec.Descriptor) error) (err error) {
 	staging, err := os.MkdirTemp(dir, ".checkpoint-image-")
 	if err != nil {
 		return err

@@ -78,7 +78,8 @@ func TestBuildLayout(t *testing.T) {
 	}{{"registry.example/b:1", first}, {"registry.example/a:1", second}} {
 		got := index.Manifests[i]
 		if got.Digest != want.desc.Digest || got.Size != want.desc.Size || got.MediaType != ocispec.MediaTypeImageManifest ||
-			got.Annotations["org.opencontainers.image.ref.name"] != want.name || got.Annotations["io.containerd.image.name"] != want.name {
+			got.Annotations["org.opencontainers.image.ref.name"] != want.name ||
+			got.Annotations["io.containerd.image.name"] != want.name {
 			t.Errorf("entry %d: %+v", i, got)
 		}
 	}
@@ -208,7 +209,8 @@ func TestBuildArchive(t *testing.T) {
 	}
 
 	// A failure leaves the old one, and nothing else.
-	if _, err := BuildArchive(t.Context(), file, "registry.example/a:2", save(t, []byte("none")), BuildOptions{}); err == nil {
+	if _, err := BuildArchive(t.Context(), file, "registry.example/a:2", save(t, []byte("none")),
+		BuildOptions{}); err == nil {
 		t.Error("no error")
 	}
 	after, err := os.ReadFile(file)

@@ -27,7 +27,8 @@ const criTimeout = 10 * time.Second
 // default one) and, when these are complete, the image under the given name,
 // which must be normalised. In the CRI's namespace it returns when the CRI has
 // the image, so that a pod may use it at once.
-func Publish(ctx context.Context, client *containerd.Client, snapshotter, name, archivePath string, o BuildOptions) (_ ocispec.Descriptor, err error) {
+func Publish(ctx context.Context, client *containerd.Client, snapshotter, name, archivePath string,
+	o BuildOptions) (_ ocispec.Descriptor, err error) {
 	ctx, done, err := client.WithLease(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("containerd: create lease: %w", err)
@@ -48,7 +49,8 @@ func Publish(ctx context.Context, client *containerd.Client, snapshotter, name, 
 	if ns, _ := namespaces.Namespace(ctx); ns == upstream.Namespace {
 		if conn, ok := client.Conn().(*grpc.ClientConn); ok && conn != nil { // nil in one process
 			cri := runtime.NewImageServiceClient(conn)
-			err = Await(ctx, client.ContentStore(), func(ctx context.Context, r *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse, error) {
+			err = Await(ctx, client.ContentStore(), func(ctx context.Context,
+				r *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse, error) {
 				return cri.ImageStatus(ctx, r)
 			}, img)
 		}
@@ -93,7 +95,8 @@ func Await(ctx context.Context, provider content.Provider,
 		InitialInterval: 5 * time.Millisecond, Multiplier: 2, MaxInterval: time.Second,
 	}), backoff.WithMaxElapsedTime(criTimeout))
 	if err != nil {
-		return fmt.Errorf("image %s is in containerd, but its CRI did not take it up within %s, see containerd's log: %w", img.Name, criTimeout, err)
+		return fmt.Errorf("image %s is in containerd, but its CRI did not take it up within %s, see containerd's log: %w",
+			img.Name, criTimeout, err)
 	}
 	return nil
 }

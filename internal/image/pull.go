@@ -89,10 +89,12 @@ func (b *Bases) pullOnce(ctx context.Context, ref baseReference, r Request) (str
 	// What has come is what the digest says, or nothing is restored from it.
 	id, err := b.local(ctx, ref)
 	if err != nil {
-		return "", fmt.Errorf("pulled base image %s, got image %s, but: %s: %w", ref.text, resp.GetImageRef(), err.Error(), errdefs.ErrFailedPrecondition)
+		return "", fmt.Errorf("pulled base image %s, got image %s, but: %s: %w", ref.text, resp.GetImageRef(), err.Error(),
+			errdefs.ErrFailedPrecondition)
 	}
 	if id != resp.GetImageRef() {
-		return "", fmt.Errorf("pulled base image %s, which is image %s, but got image %s; check the registry and its mirrors: %w",
+		return "", fmt.Errorf("pulled base image %s, which is image %s, but got image %s; check the registry and its "+
+			"mirrors: %w",
 			ref.text, id, resp.GetImageRef(), errdefs.ErrFailedPrecondition)
 	}
 	return id, nil
@@ -131,9 +133,11 @@ func pullError(ref baseReference, credentials bool, err error) error {
 		remedy = "see that this node reaches the registry, or pull the image on this node beforehand"
 		class  error
 	)
-	unauthorized := errors.Is(err, docker.ErrInvalidAuthorization) || errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err)
+	unauthorized := errors.Is(err, docker.ErrInvalidAuthorization) || errdefs.IsUnauthorized(err) ||
+		errdefs.IsPermissionDenied(err)
 	if errors.As(err, &status) {
-		unauthorized = unauthorized || status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden
+		unauthorized = unauthorized || status.StatusCode == http.StatusUnauthorized ||
+			status.StatusCode == http.StatusForbidden
 	}
 	switch {
 	case unauthorized:

@@ -62,8 +62,10 @@ var hexID = regexp.MustCompile(`^[a-f0-9]{64}$`)
 func parseBase(base checkpoint.BaseImage) (baseReference, error) {
 	ref := base.Reference
 	if ref == "" {
-		return baseReference{}, fmt.Errorf("the checkpoint does not say which base image (named %q) it was made from by digest; "+
-			"make the checkpoint again from an image that was pulled from a registry: %w", base.Name, errdefs.ErrFailedPrecondition)
+		return baseReference{}, fmt.Errorf("the checkpoint does not say which base image (named %q) it was made from by "+
+			"digest; "+
+			"make the checkpoint again from an image that was pulled from a registry: %w", base.Name,
+			errdefs.ErrFailedPrecondition)
 	}
 	if hexID.MatchString(ref) {
 		ref = digest.NewDigestFromEncoded(digest.SHA256, ref).String()
@@ -77,7 +79,8 @@ func parseBase(base checkpoint.BaseImage) (baseReference, error) {
 	}
 	canonical, ok := named.(reference.Canonical)
 	if !ok {
-		return baseReference{}, fmt.Errorf("base image %q of the checkpoint has no digest, and what its tag means may have changed since; "+
+		return baseReference{}, fmt.Errorf("base image %q of the checkpoint has no digest, and what its tag means may "+
+			"have changed since; "+
 			"make the checkpoint again from an image that was pulled from a registry: %w", ref, errdefs.ErrFailedPrecondition)
 	}
 	if canonical, err = reference.WithDigest(reference.TrimNamed(named), canonical.Digest()); err != nil {
@@ -94,7 +97,8 @@ func NormalName(name string) (string, error) {
 		return "", fmt.Errorf("image name %q: %w: %w", name, err, errdefs.ErrInvalidArgument)
 	}
 	if _, ok := named.(reference.Digested); ok {
-		return "", fmt.Errorf("image name %q has a digest, which only the finished image has; give a tag: %w", name, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("image name %q has a digest, which only the finished image has; give a tag: %w", name,
+			errdefs.ErrInvalidArgument)
 	}
 	return reference.TagNameOnly(named).String(), nil
 }

@@ -33,7 +33,8 @@ func TestCredentials(t *testing.T) {
 	// Podman's checkpoints have an ID, and a name by which is asked.
 	const id = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	for name, want := range map[string]bool{"registry.example/b:1": true, "registry.evil/b:1": false, "": false} {
-		if got := Credentials(auth, "registry.example/a:1", checkpoint.BaseImage{Name: name, Reference: id}) != nil; got != want {
+		if got := Credentials(auth, "registry.example/a:1",
+			checkpoint.BaseImage{Name: name, Reference: id}) != nil; got != want {
 			t.Errorf("Credentials for %q: %v", name, got)
 		}
 	}

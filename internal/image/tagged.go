@@ -27,8 +27,8 @@ import (
 // askTimeout bounds the question what a tag means: a few small documents.
 const askTimeout = time.Minute
 
-// byName finds out by which digest an image can be pulled of which a checkpoint knows the ID and a name: Podman
-// records no more. It asks the registry what the tag means now, which has to be that image. Nothing is pulled, and no tag is
+// byName finds out by which digest an image can be pulled of which a checkpoint knows the ID and a name: Podman records
+// no more. It asks the registry what the tag means now, which has to be that image. Nothing is pulled, and no tag is
 // made or moved here (CVE-2026-50195): the CRI's own pull would do both with a tag. So the question is put by
 // containerd's resolver, with the node's registry configuration as the CRI's pull has it (containerd:
 // internal/cri/server/images, registryHosts).
@@ -54,7 +54,8 @@ func (b *Bases) byName(ctx context.Context, ref baseReference, r Request) (baseR
 	defer cancel()
 	manifest, id, err := b.ask(ctx, tagged.text, r.Auth)
 	if err != nil {
-		return baseReference{}, fmt.Errorf("base image %s is not on this node: %w", ref.text, pullError(tagged, r.Auth != nil, err))
+		return baseReference{}, fmt.Errorf("base image %s is not on this node: %w", ref.text,
+			pullError(tagged, r.Auth != nil, err))
 	}
 	if id != ref.digest {
 		return baseReference{}, fmt.Errorf("base image %s is not on this node, and %s is another one now, %s: "+
@@ -62,13 +63,15 @@ func (b *Bases) byName(ctx context.Context, ref baseReference, r Request) (baseR
 	}
 	canonical, err := reference.WithDigest(reference.TrimNamed(named), manifest)
 	if err != nil {
-		return baseReference{}, fmt.Errorf("base image %q of the checkpoint: %w: %w", tagged.text, err, errdefs.ErrInvalidArgument)
+		return baseReference{}, fmt.Errorf("base image %q of the checkpoint: %w: %w", tagged.text, err,
+			errdefs.ErrInvalidArgument)
 	}
 	return baseReference{text: canonical.String(), digest: manifest}, nil
 }
 
 // ask returns the digests of manifest and config that a name has in its registry for this platform.
-func (b *Bases) ask(ctx context.Context, name string, auth *runtime.AuthConfig) (manifest, id digest.Digest, err error) {
+func (b *Bases) ask(ctx context.Context, name string, auth *runtime.AuthConfig) (manifest, id digest.Digest,
+	err error) {
 	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: config.ConfigureHosts(ctx, config.HostOptions{
 		HostDir:     hostDir(filepath.SplitList(b.HostDirs())),
 		Credentials: func(host string) (string, string, error) { return credentials(auth, host) },
@@ -88,7 +91,8 @@ func (b *Bases) ask(ctx context.Context, name string, auth *runtime.AuthConfig) 
 	}
 	manifest, ok := documents.configs[found.Config.Digest]
 	if err := found.Config.Digest.Validate(); err != nil || !ok {
-		return "", "", fmt.Errorf("%s is no image manifest: its config has digest %q: %w", desc.Digest, found.Config.Digest, errdefs.ErrFailedPrecondition)
+		return "", "", fmt.Errorf("%s is no image manifest: its config has digest %q: %w", desc.Digest, found.Config.Digest,
+			errdefs.ErrFailedPrecondition)
 	}
 	return manifest, found.Config.Digest, nil
 }
@@ -142,7 +146,8 @@ type fetched struct {
 
 func (f *fetched) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	if desc.Size > maxDocument {
-		return nil, fmt.Errorf("%s %s has %d bytes, more than %d: %w", desc.MediaType, desc.Digest, desc.Size, int64(maxDocument), errdefs.ErrOutOfRange)
+		return nil, fmt.Errorf("%s %s has %d bytes, more than %d: %w", desc.MediaType, desc.Digest, desc.Size,
+			int64(maxDocument), errdefs.ErrOutOfRange)
 	}
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", desc.MediaType, err, errdefs.ErrFailedPrecondition)

@@ -64,7 +64,8 @@ func (r *tagRegistry) ref(repository string) name.Reference {
 }
 
 func (r *tagRegistry) push(repository string, img v1.Image) {
-	check(r.t, remote.Write(r.ref(repository), img, remote.WithAuth(authn.FromConfig(authn.AuthConfig{Username: "me", Password: "x"}))))
+	check(r.t, remote.Write(r.ref(repository), img, remote.WithAuth(authn.FromConfig(authn.AuthConfig{Username: "me",
+		Password: "x"}))))
 	r.forget()
 }
 
@@ -119,8 +120,10 @@ func TestEnsureByName(t *testing.T) {
 		"tag": {push: func(r *tagRegistry) { r.push("a/base:1", img) }},
 		"index": {push: func(r *tagRegistry) {
 			idx := mutate.AppendManifests(empty.Index,
-				mutate.IndexAddendum{Add: other, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "s390x"}}},
-				mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}})
+				mutate.IndexAddendum{Add: other, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux",
+					Architecture: "s390x"}}},
+				mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux",
+					Architecture: "amd64"}}})
 			check(r.t, remote.WriteIndex(r.ref("a/base:1"), idx))
 			r.forget()
 		}},
@@ -130,17 +133,24 @@ func TestEnsureByName(t *testing.T) {
 			check(r.t, remote.WriteIndex(r.ref("a/base:1"), idx))
 			r.forget()
 		}},
-		"credentials":    {push: func(r *tagRegistry) { r.user = "me"; r.push("a/base:1", img) }, auth: &runtime.AuthConfig{Username: "me", Password: "x"}},
-		"no credentials": {push: func(r *tagRegistry) { r.user = "me"; r.push("a/base:1", img) }, is: errdefs.IsUnauthorized, says: "no credentials of a pull secret"},
-		"moved tag":      {push: func(r *tagRegistry) { r.push("a/base:1", other) }, is: errdefs.IsFailedPrecondition, says: "is another one now"},
-		"no such tag":    {push: func(*tagRegistry) {}, is: errdefs.IsNotFound, says: "a/base:1"},
-		"never pull":     {push: func(r *tagRegistry) { r.push("a/base:1", img) }, set: func(b *Bases) { b.NeverPull = true }, is: errdefs.IsFailedPrecondition, says: "pull_base_images = false", quiet: true},
+		"credentials": {push: func(r *tagRegistry) { r.user = "me"; r.push("a/base:1", img) },
+			auth: &runtime.AuthConfig{Username: "me", Password: "x"}},
+		"no credentials": {push: func(r *tagRegistry) { r.user = "me"; r.push("a/base:1", img) }, is: errdefs.IsUnauthorized,
+			says: "no credentials of a pull secret"},
+		"moved tag": {push: func(r *tagRegistry) { r.push("a/base:1", other) }, is: errdefs.IsFailedPrecondition,
+			says: "is another one now"},
+		"no such tag": {push: func(*tagRegistry) {}, is: errdefs.IsNotFound, says: "a/base:1"},
+		"never pull": {push: func(r *tagRegistry) { r.push("a/base:1", img) },
+			set: func(b *Bases) { b.NeverPull = true }, is: errdefs.IsFailedPrecondition, says: "pull_base_images = false",
+			quiet: true},
 		"not admitted": {push: func(r *tagRegistry) { r.push("a/base:1", img) }, set: func(b *Bases) {
 			b.Admit = func(string, ...string) error { return errdefs.ErrPermissionDenied }
 		}, is: errdefs.IsPermissionDenied, quiet: true},
-		"registry.mirrors": {push: func(r *tagRegistry) { r.push("a/base:1", img) }, set: func(b *Bases) { b.HostDirs = func() string { return "" } },
+		"registry.mirrors": {push: func(r *tagRegistry) { r.push("a/base:1", img) },
+			set: func(b *Bases) { b.HostDirs = func() string { return "" } },
+			is:  errdefs.IsFailedPrecondition, says: "only by ID", quiet: true},
+		"nobody to ask": {push: func(r *tagRegistry) { r.push("a/base:1", img) }, set: func(b *Bases) { b.HostDirs = nil },
 			is: errdefs.IsFailedPrecondition, says: "only by ID", quiet: true},
-		"nobody to ask": {push: func(r *tagRegistry) { r.push("a/base:1", img) }, set: func(b *Bases) { b.HostDirs = nil }, is: errdefs.IsFailedPrecondition, says: "only by ID", quiet: true},
 	} {
 		t.Run(what, func(t *testing.T) {
 			r := newTagRegistry(t)
@@ -162,7 +172,8 @@ func TestEnsureByName(t *testing.T) {
 			if c.set != nil {
 				c.set(bases)
 			}
-			base, err := bases.Ensure(w.ctx, Request{Base: checkpoint.BaseImage{Name: r.host + "/a/base:1", Reference: id}, Auth: c.auth})
+			base, err := bases.Ensure(w.ctx, Request{Base: checkpoint.BaseImage{Name: r.host + "/a/base:1", Reference: id},
+				Auth: c.auth})
 			want := r.host + "/a/base@" + manifest
 			switch {
 			case c.is != nil:
@@ -171,7 +182,8 @@ func TestEnsureByName(t *testing.T) {
 				}
 			case err != nil:
 				t.Error(err)
-			case base.ID != id || base.Reference != want || len(cri.pulled()) != 1 || cri.pulled()[0].GetImage().GetImage() != want:
+			case base.ID != id || base.Reference != want || len(cri.pulled()) != 1 ||
+				cri.pulled()[0].GetImage().GetImage() != want:
 				t.Errorf("%+v, pulled %v", base, cri.pulled())
 			}
 			asked := r.asked()

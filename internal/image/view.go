@@ -21,7 +21,8 @@ import (
 // must keep it from garbage collection if it is to outlive the lease.
 // Errors: errdefs.ErrAlreadyExists if the key is taken, errdefs.ErrNotFound if the
 // image is gone, in part or whole.
-func View(ctx context.Context, client *containerd.Client, img *Image, snapshotter, key string, labels map[string]string) ([]mount.Mount, error) {
+func View(ctx context.Context, client *containerd.Client, img *Image, snapshotter, key string,
+	labels map[string]string) ([]mount.Mount, error) {
 	image := containerd.NewImage(client, images.Image{Name: img.Name, Target: img.Target})
 	diffIDs, err := image.RootFS(ctx)
 	if err != nil {

@@ -50,7 +50,8 @@ func TestPublishDetectView(t *testing.T) {
 		mounts, err := View(ctx, w.client, img, snapshotter, key, map[string]string{"a": "b"})
 		check(t, err)
 		// A native snapshot is a bind of a directory.
-		if data, err := os.ReadFile(filepath.Join(mounts[0].Source, "container.log")); err != nil || string(data) != files()["container.log"] {
+		if data, err := os.ReadFile(filepath.Join(mounts[0].Source, "container.log")); err != nil ||
+			string(data) != files()["container.log"] {
 			t.Errorf("%q, %v", data, err)
 		}
 		info, err := sn.Stat(ctx, key)
@@ -123,7 +124,8 @@ func TestPublishAgain(t *testing.T) {
 
 func TestPublishFails(t *testing.T) {
 	w := newWorld(t)
-	if _, err := Publish(w.ctx, w.client, snapshotter, "a", save(t, []byte("none")), BuildOptions{}); !errdefs.IsInvalidArgument(err) {
+	if _, err := Publish(w.ctx, w.client, snapshotter, "a", save(t, []byte("none")),
+		BuildOptions{}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("%v", err)
 	}
 	if _, err := Publish(w.ctx, w.client, "none", "a", pack(t, files()), BuildOptions{}); err == nil {
@@ -180,7 +182,8 @@ func TestAwaitCRI(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(w.ctx, 50*time.Millisecond)
 	defer cancel()
-	if err := Await(ctx, w.reads, (&fakeClient{}).ImageStatus, img); !errdefs.IsDeadlineExceeded(err) || !strings.Contains(err.Error(), img.Name) {
+	if err := Await(ctx, w.reads, (&fakeClient{}).ImageStatus, img); !errdefs.IsDeadlineExceeded(err) ||
+		!strings.Contains(err.Error(), img.Name) {
 		t.Errorf("%v", err)
 	}
 }

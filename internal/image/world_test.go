@@ -213,7 +213,8 @@ type applier struct {
 	provider content.Provider
 }
 
-func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount,
+	_ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
 	ra, err := a.provider.ReaderAt(ctx, desc)
 	if err != nil {
 		return ocispec.Descriptor{}, err

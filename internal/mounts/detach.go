@@ -71,7 +71,8 @@ func Free(dirs []string) map[string]error {
 		case err != nil:
 			kept[dir] = err
 		case where != "":
-			kept[dir] = fmt.Errorf("%s is kept, something is mounted below it and stays, at %s: %w", dir, where, errdefs.ErrUnavailable)
+			kept[dir] = fmt.Errorf("%s is kept, something is mounted below it and stays, at %s: %w", dir, where,
+				errdefs.ErrUnavailable)
 		}
 	}
 	return kept

@@ -11,7 +11,8 @@ import (
 	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
-// Within calls f in the namespace at path, which is of the kind that unix.CLONE_NEWUTS, CLONE_NEWIPC or CLONE_NEWNET stands for.
+// Within calls f in the namespace at path, which is of the kind that unix.CLONE_NEWUTS, CLONE_NEWIPC or CLONE_NEWNET
+// stands for.
 func Within(path string, kind int, f func() error) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -1,10 +1,10 @@
 // Package origin is the note of what a container is made for: to go on from a checkpoint, or to begin anew because a
 // checkpoint could not be restored.
 //
-// The note is written by the very Create by which the container comes to be in containerd's metadata store, in one write with
-// it. So there is no moment, and no crash, in which a container that is to be restored looks like an ordinary one.
-// And it is an extension: labels and annotations of a container can come from a request, from an image or from NRI, extensions
-// only from clients of containerd, of which the kubelet's and the pods' side is none.
+// The note is written by the very Create by which the container comes to be in containerd's metadata store, in one
+// write with it. So there is no moment, and no crash, in which a container that is to be restored looks like an
+// ordinary one. And it is an extension: labels and annotations of a container can come from a request, from an image or
+// from NRI, extensions only from clients of containerd, of which the kubelet's and the pods' side is none.
 package origin
 
 import (
@@ -45,8 +45,8 @@ type Origin struct {
 	Fresh string `json:"fresh,omitempty"`
 }
 
-// Of returns the note on a container, nil for one that has none. One that cannot be read is a note all the same: that of
-// a container that is to be restored, of what is not known.
+// Of returns the note on a container, nil for one that has none. One that cannot be read is a note all the same: that
+// of a container that is to be restored, of what is not known.
 func Of(c *containers.Container) *Origin {
 	ext, ok := c.Extensions[extension]
 	if !ok {
@@ -70,7 +70,8 @@ func from(ctx context.Context) *Origin {
 }
 
 // note adds the note to labels and extensions of a container.
-func (o *Origin) note(labels map[string]string, extensions map[string]*anypb.Any) (map[string]string, map[string]*anypb.Any, error) {
+func (o *Origin) note(labels map[string]string, extensions map[string]*anypb.Any) (map[string]string,
+	map[string]*anypb.Any, error) {
 	value, err := typeurl.MarshalAnyToProto(o)
 	if err != nil {
 		return nil, nil, err

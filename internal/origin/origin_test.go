@@ -19,14 +19,16 @@ type service struct {
 	created *api.CreateContainerRequest
 }
 
-func (s *service) Create(_ context.Context, r *api.CreateContainerRequest, _ ...grpc.CallOption) (*api.CreateContainerResponse, error) {
+func (s *service) Create(_ context.Context, r *api.CreateContainerRequest,
+	_ ...grpc.CallOption) (*api.CreateContainerResponse, error) {
 	s.created = r
 	return &api.CreateContainerResponse{Container: r.Container}, nil
 }
 
 // container is what the store has of what was created.
 func (s *service) container() *containers.Container {
-	c := &containers.Container{ID: s.created.Container.ID, Labels: s.created.Container.Labels, Extensions: map[string]typeurl.Any{}}
+	c := &containers.Container{ID: s.created.Container.ID, Labels: s.created.Container.Labels,
+		Extensions: map[string]typeurl.Any{}}
 	for key, value := range s.created.Container.Extensions {
 		c.Extensions[key] = value
 	}
@@ -35,7 +37,8 @@ func (s *service) container() *containers.Container {
 
 func request() *api.CreateContainerRequest {
 	return &api.CreateContainerRequest{Container: &api.Container{
-		ID: "c1", Labels: map[string]string{"app": "x"}, Extensions: map[string]*anypb.Any{"other": {TypeUrl: "x", Value: []byte("{}")}},
+		ID: "c1", Labels: map[string]string{"app": "x"},
+		Extensions: map[string]*anypb.Any{"other": {TypeUrl: "x", Value: []byte("{}")}},
 	}}
 }
 
@@ -56,7 +59,8 @@ func TestCreateNotes(t *testing.T) {
 	if !proto.Equal(given, request()) {
 		t.Errorf("the caller's request became %v", given)
 	}
-	if _, err := (&Containers{inner}).Create(With(t.Context(), want), &api.CreateContainerRequest{Container: &api.Container{}}); err != nil || Of(inner.container()) == nil {
+	if _, err := (&Containers{inner}).Create(With(t.Context(), want),
+		&api.CreateContainerRequest{Container: &api.Container{}}); err != nil || Of(inner.container()) == nil {
 		t.Errorf("without labels and extensions: %v", err)
 	}
 }
@@ -78,9 +82,10 @@ func TestOf(t *testing.T) {
 		container containers.Container
 		want      *Origin
 	}{
-		"nothing":    {containers.Container{}, nil},
-		"its label":  {containers.Container{Labels: map[string]string{Label: "1", extension: `{"id":"1"}`}}, nil},
-		"unreadable": {containers.Container{Extensions: map[string]typeurl.Any{extension: &anypb.Any{Value: []byte("{")}}}, &Origin{}},
+		"nothing":   {containers.Container{}, nil},
+		"its label": {containers.Container{Labels: map[string]string{Label: "1", extension: `{"id":"1"}`}}, nil},
+		"unreadable": {containers.Container{Extensions: map[string]typeurl.Any{extension: &anypb.Any{Value: []byte("{")}}},
+			&Origin{}},
 		"later": {containers.Container{Extensions: map[string]typeurl.Any{extension: &anypb.Any{Value: []byte(`{"id":"1","new":true,"fresh":"why"}`)}}},
 			&Origin{ID: "1", Fresh: "why"}},
 	} {

@@ -25,7 +25,8 @@ func TestMain(m *testing.M) {
 	for i := 1; i+1 < len(os.Args); i += 2 {
 		args[os.Args[i]] = os.Args[i+1]
 	}
-	err := Supervise(Config{Container: args["-container"], CRIU: args["-criu"], Images: args["-images"], Work: args["-work"]}, os.NewFile(3, "notify"))
+	err := Supervise(Config{Container: args["-container"], CRIU: args["-criu"], Images: args["-images"],
+		Work: args["-work"]}, os.NewFile(3, "notify"))
 	if err != nil {
 		os.Exit(1)
 	}
@@ -203,7 +204,8 @@ func TestSupervisorKilled(t *testing.T) {
 func TestLockIsOne(t *testing.T) {
 	c := world(t, listens+"exec sleep 60")
 	start(t, c)
-	cmd := exec.CommandContext(t.Context(), c.Program, "-container", c.Container, "-criu", c.CRIU, "-images", c.Images, "-work", c.Work)
+	cmd := exec.CommandContext(t.Context(), c.Program, "-container", c.Container, "-criu", c.CRIU, "-images", c.Images,
+		"-work", c.Work)
 	if err := cmd.Run(); err == nil {
 		t.Error("a second supervisor for the same work directory")
 	}
@@ -225,7 +227,8 @@ func TestOutcomeThatIsNone(t *testing.T) {
 	}
 }
 
-// A disk that breaks while memory arrives costs nothing: what became of the server is known, and it can be found and stopped.
+// A disk that breaks while memory arrives costs nothing: what became of the server is known, and it can be found and
+// stopped.
 func TestDiskThatBreaks(t *testing.T) {
 	for _, what := range []string{"full", "read-only"} {
 		t.Run(what, func(t *testing.T) {

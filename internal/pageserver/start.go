@@ -34,7 +34,8 @@ type Config struct {
 
 // Start starts a page server and returns when it can be connected to. On an error nothing is left of it.
 func Start(ctx context.Context, c Config) (_ *Server, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("no answer after %v: %w", readyTimeout, errdefs.ErrUnavailable))
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout,
+		fmt.Errorf("no answer after %v: %w", readyTimeout, errdefs.ErrUnavailable))
 	defer cancel()
 	for _, stale := range []string{socketFile, resultFile} {
 		if err := os.Remove(filepath.Join(c.Work, stale)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -47,7 +48,8 @@ func Start(ctx context.Context, c Config) (_ *Server, err error) {
 	}
 	defer r.Close()
 	pidfd := -1
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), c.Program, "-container", c.Container, "-criu", c.CRIU, "-images", c.Images, "-work", c.Work)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), c.Program, "-container", c.Container, "-criu", c.CRIU,
+		"-images", c.Images, "-work", c.Work)
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{w}
 	// A session of its own: what is done to containerd's does not reach it.

@@ -39,8 +39,8 @@ const reserved = 4096
 // outcome is the open file of a result that is still to come.
 type outcome struct{ f *os.File }
 
-// reserve makes the file of the result, blank. It has its place on the disk and is open before it is needed: a disk that
-// is full when all memory has arrived would otherwise cost the container its life.
+// reserve makes the file of the result, blank. It has its place on the disk and is open before it is needed: a disk
+// that is full when all memory has arrived would otherwise cost the container its life.
 func reserve(work string) (*outcome, error) {
 	f, err := os.OpenFile(filepath.Join(work, resultFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {

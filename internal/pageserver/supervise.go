@@ -52,7 +52,8 @@ func (s *supervisor) start(notify *os.File) error {
 	}
 	// Only the thread that has started a traced process can go on with it (ptrace(2)).
 	runtime.LockOSThread()
-	s.criu = exec.CommandContext(context.Background(), s.CRIU, "lazy-pages", "--no-default-config", "-D", s.Images, "-W", s.Work, "-o", LogFile, "--status-fd", "3")
+	s.criu = exec.CommandContext(context.Background(), s.CRIU, "lazy-pages", "--no-default-config", "-D", s.Images, "-W",
+		s.Work, "-o", LogFile, "--status-fd", "3")
 	s.criu.Dir = "/"
 	s.criu.ExtraFiles = []*os.File{w}
 	// In a group of its own: a signal to the supervisor's would end both at once.
@@ -146,7 +147,8 @@ func (s *supervisor) exits(pid int) error {
 	}
 	// First the reason, so that whoever sees the container end can see it.
 	werr := s.result.write(Result{Lost: why.Error()})
-	killed, kerr := cgroup.Kill(context.Background(), cgroup.Victims{ID: s.Container, Spare: func(p int) bool { return p == pid }})
+	killed, kerr := cgroup.Kill(context.Background(),
+		cgroup.Victims{ID: s.Container, Spare: func(p int) bool { return p == pid }})
 	if kerr == nil && killed == 0 {
 		// There was nobody to miss the memory: the container had ended, or was not restored yet.
 		return errors.Join(werr, s.result.write(Result{Lost: why.Error(), Drained: true}))

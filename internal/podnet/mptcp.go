@@ -11,12 +11,13 @@ import (
 	"github.com/cri-restore/cri-restore/internal/namespace"
 )
 
-// multipath is the sysctl that says whether sockets of Multipath TCP can be made. Each network namespace has one of its own.
+// multipath is the sysctl that says whether sockets of Multipath TCP can be made. Each network namespace has one of its
+// own.
 const multipath = "/proc/sys/net/mptcp/enabled"
 
-// TurnOffMultipath makes the kernel refuse Multipath TCP in the network namespace at path. A program that asks for a socket of it gets
-// ENOPROTOOPT and takes one of plain TCP, as it does on kernels without it (Linux: Documentation/networking/mptcp.rst). Where the kernel has none
-// there is nothing to do.
+// TurnOffMultipath makes the kernel refuse Multipath TCP in the network namespace at path. A program that asks for a
+// socket of it gets ENOPROTOOPT and takes one of plain TCP, as it does on kernels without it (Linux:
+// Documentation/networking/mptcp.rst). Where the kernel has none there is nothing to do.
 func TurnOffMultipath(path string) error {
 	return namespace.Within(path, unix.CLONE_NEWNET, func() error {
 		f, err := os.OpenFile(multipath, os.O_WRONLY, 0)

@@ -64,10 +64,12 @@ func (p *Policy) Pod(annotations map[string]string) (Pod, error) {
 		case !ours:
 			continue
 		case !slices.Contains(known, name):
-			return Pod{}, fmt.Errorf("pod annotation %q: the restore plugin knows no such annotation, it knows %s: remove it: %w",
+			return Pod{}, fmt.Errorf("pod annotation %q: the restore plugin knows no such annotation, it knows %s: remove "+
+				"it: %w",
 				key, AnnotationPrefix+strings.Join(known, ", "+AnnotationPrefix), errdefs.ErrInvalidArgument)
 		case !slices.Contains(p.heard, name):
-			return Pod{}, fmt.Errorf("pod annotation %q: it is not heard on this node: remove it, or add %q to pod_annotations: %w",
+			return Pod{}, fmt.Errorf("pod annotation %q: it is not heard on this node: remove it, or add %q to "+
+				"pod_annotations: %w",
 				key, name, errdefs.ErrPermissionDenied)
 		}
 		var err error

@@ -16,13 +16,18 @@ func TestPodAnnotations(t *testing.T) {
 		is          func(error) bool // nil: admitted
 		says        string
 	}{
-		"none":               {nil, CloseTCP, nil, CloseTCP, nil, ""},
-		"others'":            {nil, "", map[string]string{"a": "b", "org.criu.restored/x": "y"}, "", nil, ""},
-		"heard":              {[]string{"tcp-connections"}, RefuseTCP, map[string]string{"org.criu.restore/tcp-connections": "close"}, CloseTCP, nil, ""},
-		"stricter than node": {[]string{"tcp-connections"}, RestoreTCP, map[string]string{"org.criu.restore/tcp-connections": "refuse"}, RefuseTCP, nil, ""},
-		"not heard":          {nil, CloseTCP, map[string]string{"org.criu.restore/tcp-connections": "close"}, "", errdefs.IsPermissionDenied, "pod_annotations"},
-		"a bad value":        {[]string{"tcp-connections"}, "", map[string]string{"org.criu.restore/tcp-connections": "keep"}, "", errdefs.IsInvalidArgument, `"keep"`},
-		"unknown":            {[]string{"tcp-connections"}, "", map[string]string{"org.criu.restore/wish": ""}, "", errdefs.IsInvalidArgument, "wish"},
+		"none":    {nil, CloseTCP, nil, CloseTCP, nil, ""},
+		"others'": {nil, "", map[string]string{"a": "b", "org.criu.restored/x": "y"}, "", nil, ""},
+		"heard": {[]string{"tcp-connections"}, RefuseTCP,
+			map[string]string{"org.criu.restore/tcp-connections": "close"}, CloseTCP, nil, ""},
+		"stricter than node": {[]string{"tcp-connections"}, RestoreTCP,
+			map[string]string{"org.criu.restore/tcp-connections": "refuse"}, RefuseTCP, nil, ""},
+		"not heard": {nil, CloseTCP, map[string]string{"org.criu.restore/tcp-connections": "close"}, "",
+			errdefs.IsPermissionDenied, "pod_annotations"},
+		"a bad value": {[]string{"tcp-connections"}, "",
+			map[string]string{"org.criu.restore/tcp-connections": "keep"}, "", errdefs.IsInvalidArgument, `"keep"`},
+		"unknown": {[]string{"tcp-connections"}, "", map[string]string{"org.criu.restore/wish": ""}, "",
+			errdefs.IsInvalidArgument, "wish"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPolicy(t, Config{PodAnnotations: c.heard, TCP: c.node})
@@ -55,7 +60,8 @@ func TestPodOnFailure(t *testing.T) {
 	if got, err := p.Pod(nil); err != nil || got.OnFailure == StartFresh {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if _, err := newPolicy(t, Config{}).Pod(map[string]string{AnnotationPrefix + "on-failure": "start-fresh"}); !errdefs.IsPermissionDenied(err) {
+	if _, err := newPolicy(t, Config{}).Pod(map[string]string{AnnotationPrefix +
+		"on-failure": "start-fresh"}); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("not heard: %v", err)
 	}
 }

@@ -25,7 +25,8 @@ func (p *Policy) CheckpointImage(name string) error {
 		return nil
 	}
 	return fmt.Errorf("location %q: checkpoints are not allowed to become images on this node: "+
-		"give the path of an archive, or set allow_checkpoint_images = true: %w", ImageLocation+name, errdefs.ErrPermissionDenied)
+		"give the path of an archive, or set allow_checkpoint_images = true: %w", ImageLocation+name,
+		errdefs.ErrPermissionDenied)
 }
 
 func checkCompression(what string, c Compression) error {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// The pod annotations with commands for programs that take part in their checkpoint, after the prefix. The value is a JSON object of
-// commands, each an array of strings, by the name of the container.
+// The pod annotations with commands for programs that take part in their checkpoint, after the prefix. The value is a
+// JSON object of commands, each an array of strings, by the name of the container.
 const (
 	// AnnotationBeforeCheckpoint is run in a container before it is frozen.
 	AnnotationBeforeCheckpoint = "before-checkpoint"
@@ -25,7 +25,8 @@ type Commands map[string][]string
 // parseCommands reads the value of an annotation. The error says what it should be.
 func parseCommands(what, value string) (Commands, error) {
 	wrong := func(why string) error {
-		return fmt.Errorf(`%s: %s: it is a JSON object of commands by container, such as {"app": ["/bin/quiesce", "now"]}`, what, why)
+		return fmt.Errorf(`%s: %s: it is a JSON object of commands by container, such as {"app": ["/bin/quiesce", "now"]}`,
+			what, why)
 	}
 	d := json.NewDecoder(strings.NewReader(value))
 	var out Commands

@@ -23,16 +23,20 @@ func TestPodCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !slices.Equal(pod.Before["app"], []string{"/quiesce", ""}) || !slices.Equal(pod.Before["side"], []string{"true"}) ||
-		!slices.Equal(pod.After["app"], []string{"/go-on"}) || !slices.Equal(pod.Restored["side"], []string{"/begin"}) || pod.Restored["app"] != nil {
+		!slices.Equal(pod.After["app"], []string{"/go-on"}) || !slices.Equal(pod.Restored["side"], []string{"/begin"}) ||
+		pod.Restored["app"] != nil {
 		t.Errorf("got %v", pod)
 	}
 	for _, name := range all {
 		for value, says := range map[string]string{
-			"": "EOF", "null": "something else", "/quiesce": "invalid character", `["/quiesce"]`: "cannot unmarshal array", `{"app": "/quiesce"}`: "cannot unmarshal string",
-			`{"app": []}`: `container "app" is empty`, `{"app": [""]}`: `container "app" is empty`, `{"app": ["x"]} {}`: "something else",
+			"": "EOF", "null": "something else", "/quiesce": "invalid character", `["/quiesce"]`: "cannot unmarshal array",
+			`{"app": "/quiesce"}`: "cannot unmarshal string",
+			`{"app": []}`:         `container "app" is empty`, `{"app": [""]}`: `container "app" is empty`,
+			`{"app": ["x"]} {}`: "something else",
 		} {
 			_, err := p.Pod(map[string]string{AnnotationPrefix + name: value})
-			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "JSON object") {
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), says) ||
+				!strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "JSON object") {
 				t.Errorf("%s %q: error %v", name, value, err)
 			}
 		}
@@ -41,7 +45,8 @@ func TestPodCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := deaf.Pod(map[string]string{AnnotationPrefix + "after-restore": `{"app": ["x"]}`}); !errdefs.IsPermissionDenied(err) {
+	if _, err := deaf.Pod(map[string]string{AnnotationPrefix +
+		"after-restore": `{"app": ["x"]}`}); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("error %v", err)
 	}
 }

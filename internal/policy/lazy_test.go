@@ -36,7 +36,8 @@ func TestPodLazy(t *testing.T) {
 		t.Fatal(err)
 	}
 	for value, want := range map[string]Lazy{"on": LazyOn, "off": LazyOff, "auto": LazyAuto} {
-		pod, err := p.Pod(map[string]string{AnnotationPrefix + "lazy-pages": value, AnnotationPrefix + "tcp-connections": "close"})
+		pod, err := p.Pod(map[string]string{AnnotationPrefix + "lazy-pages": value,
+			AnnotationPrefix + "tcp-connections": "close"})
 		if err != nil || pod.Lazy != want || pod.TCP != CloseTCP {
 			t.Errorf("%s: %+v, %v", value, pod, err)
 		}

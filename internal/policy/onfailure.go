@@ -5,8 +5,8 @@ import "fmt"
 // annotationOnFailure is the pod annotation for one pod's [OnFailure], after the prefix.
 const annotationOnFailure = "on-failure"
 
-// OnFailure says what becomes of a container whose checkpoint cannot be restored. Nodes have no value of their own: only
-// the pod's owner knows whether a process that begins anew is better than none.
+// OnFailure says what becomes of a container whose checkpoint cannot be restored. Nodes have no value of their own:
+// only the pod's owner knows whether a process that begins anew is better than none.
 type OnFailure string
 
 const (

@@ -29,7 +29,8 @@ func NewPattern(s string) (Pattern, error) {
 		p = Pattern{head: head, any: true}
 	}
 	if p.any && p.head == "" && s != "**" {
-		return Pattern{}, fmt.Errorf("pattern %q: no name begins with a slash, use \"**\" for all: %w", s, errdefs.ErrInvalidArgument)
+		return Pattern{}, fmt.Errorf("pattern %q: no name begins with a slash, use \"**\" for all: %w", s,
+			errdefs.ErrInvalidArgument)
 	}
 	if strings.Contains(p.head, "**") {
 		return Pattern{}, fmt.Errorf("pattern %q: ** may only be its last element: %w", s, errdefs.ErrInvalidArgument)

@@ -33,7 +33,8 @@ func isRPC(f *ast.FuncType) bool {
 	if f.Params.NumFields() == 2 && strings.Contains(text(f.Params.List[1].Type), "ServerStreamingServer[") {
 		return true
 	}
-	return f.Params.NumFields() >= 2 && f.Results.NumFields() == 2 && strings.Contains(text(f.Results.List[0].Type), "Response")
+	return f.Params.NumFields() >= 2 && f.Results.NumFields() == 2 &&
+		strings.Contains(text(f.Results.List[0].Type), "Response")
 }
 
 func text(n ast.Node) string {
@@ -108,7 +109,8 @@ func TestEveryGoroutineRecovers(t *testing.T) {
 				started = n
 			case *ast.CallExpr:
 				// Of sync.WaitGroup, errgroup.Group, singleflight.Group and context.
-				if s, ok := n.Fun.(*ast.SelectorExpr); ok && (s.Sel.Name == "Go" || s.Sel.Name == "DoChan" || s.Sel.Name == "AfterFunc") {
+				if s, ok := n.Fun.(*ast.SelectorExpr); ok && (s.Sel.Name == "Go" || s.Sel.Name == "DoChan" ||
+					s.Sel.Name == "AfterFunc") {
 					started = n
 				}
 			}

@@ -1,8 +1,8 @@
 // Package recovery makes an error of a panic: containerd is one process, and a mistake in this module's code must end a
 // request and not the node's containerd with all that it is doing.
 //
-// What is fatal to the Go runtime itself stays so: a stack or memory that is used up, a map that two write to. So what a
-// checkpoint says is walked over within limits, and never by recursion as deep as it likes.
+// What is fatal to the Go runtime itself stays so: a stack or memory that is used up, a map that two write to. So what
+// a checkpoint says is walked over within limits, and never by recursion as deep as it likes.
 package recovery
 
 import (
@@ -36,7 +36,8 @@ type Error struct {
 
 // Error says what panicked, and where to look.
 func (e *Error) Error() string {
-	return fmt.Sprintf("%s: panic: %s: this is a mistake in the restore plugin: report it with the stack in containerd's log", e.what, e.value)
+	return fmt.Sprintf("%s: panic: %s: this is a mistake in the restore plugin: report it with the stack in "+
+		"containerd's log", e.what, e.value)
 }
 
 // Unwrap returns the class.
@@ -45,8 +46,8 @@ func (e *Error) Unwrap() error { return errdefs.ErrInternal }
 // GRPCStatus is for containerd's task service, whose errors are gRPC's already.
 func (e *Error) GRPCStatus() *status.Status { return status.New(codes.Internal, e.Error()) }
 
-// Into puts a panic of the function that defers it into that function's error, logs its stack and counts it. It has to be
-// deferred itself, after what looks at the error: what was deferred later runs earlier.
+// Into puts a panic of the function that defers it into that function's error, logs its stack and counts it. It has to
+// be deferred itself, after what looks at the error: what was deferred later runs earlier.
 //
 //	defer recovery.Into(ctx, &err, "CreateContainer")
 func Into(ctx context.Context, err *error, what string) {

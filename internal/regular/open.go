@@ -1,5 +1,5 @@
-// Package regular is a regular file in a place into which others write: opened without following a link or waiting for a
-// FIFO, and read no longer than a request lasts.
+// Package regular is a regular file in a place into which others write: opened without following a link or waiting for
+// a FIFO, and read no longer than a request lasts.
 package regular
 
 import (

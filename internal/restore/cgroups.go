@@ -23,8 +23,8 @@ const unified = "unified"
 //
 // Where the container has a cgroup namespace CRIU has to make it, and makes none with "ignore". With "none" it makes no
 // cgroup either and sets no property, but reads the image, which is the plugin's (package verify). It wants to see the
-// cgroups in a directory; left to itself it would mount them, from the node's cgroup namespace and without
-// the node's options, which takes nsdelegate and memory_recursiveprot from the whole node (Linux: kernel/cgroup/cgroup.c,
+// cgroups in a directory; left to itself it would mount them, from the node's cgroup namespace and without the node's
+// options, which takes nsdelegate and memory_recursiveprot from the whole node (Linux: kernel/cgroup/cgroup.c,
 // apply_cgroup_root_flags). So it is shown the mount that there is.
 func (s *Store) cgroupOptions(r *Record, spec *specs.Spec) ([]criu.Option, error) {
 	if !hasCgroupNamespace(spec) {

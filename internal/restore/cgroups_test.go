@@ -16,7 +16,8 @@ func TestCgroupOptions(t *testing.T) {
 	t.Cleanup(func() { unifiedMount = ordinary })
 	mount := t.TempDir()
 	unifiedMount = func() (string, error) { return mount, nil }
-	private := &specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}}}}
+	private := &specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.MountNamespace},
+		{Type: specs.CgroupNamespace}}}}
 	host := &specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.MountNamespace}}}}
 
 	r := &Record{ID: NewID()}
@@ -25,7 +26,8 @@ func TestCgroupOptions(t *testing.T) {
 		_, err := w.store.WriteConfig(r, private)
 		check(t, err)
 		yard := filepath.Join(w.store.Dirs.Root, r.ID, "cgroups")
-		if got, err := os.ReadFile(w.store.Dirs.Config(r.ID)); err != nil || string(got) != "manage-cgroups=none\ncgroup-yard="+yard+"\nfile-locks\n" {
+		if got, err := os.ReadFile(w.store.Dirs.Config(r.ID)); err != nil ||
+			string(got) != "manage-cgroups=none\ncgroup-yard="+yard+"\nfile-locks\n" {
 			t.Errorf("%q, %v", got, err)
 		}
 		// Where CRIU would otherwise mount (criu/cgroup.c, prepare_cgroup_sfd).
@@ -43,7 +45,8 @@ func TestCgroupOptions(t *testing.T) {
 	check(t, w.store.Dirs.Make(r.ID))
 	_, err := w.store.WriteConfig(r, host)
 	check(t, err)
-	if got, err := os.ReadFile(w.store.Dirs.Config(r.ID)); err != nil || string(got) != "manage-cgroups=ignore\nfile-locks\n" {
+	if got, err := os.ReadFile(w.store.Dirs.Config(r.ID)); err != nil ||
+		string(got) != "manage-cgroups=ignore\nfile-locks\n" {
 		t.Errorf("%q, %v", got, err)
 	}
 	if _, err := os.Lstat(w.store.Dirs.Cgroups(r.ID)); !os.IsNotExist(err) {

@@ -36,7 +36,8 @@ func (s *Store) EngineMounts(r *Record, m *checkpoint.Metadata, spec *specs.Spec
 		if err != nil {
 			return nil, fmt.Errorf("mount %s of %s: %w", dst, m.Engine, err)
 		}
-		add = append(add, specs.Mount{Destination: dst, Type: "bind", Source: source, Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev", "noexec"}})
+		add = append(add, specs.Mount{Destination: dst, Type: "bind", Source: source,
+			Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev", "noexec"}})
 	}
 	return add, nil
 }

@@ -58,8 +58,10 @@ func TestSetModes(t *testing.T) {
 	write(t, dir, map[string]string{"a/b/file": "x", "elsewhere/file": "x"})
 	check(t, os.Symlink("elsewhere", dir+"/link"))
 	check(t, os.Chmod(dir+"/elsewhere", 0o700))
-	check(t, SetModes(dir, map[string]uint32{"/": 0o555, "/a": 0o1777, "/a/b": 0o750, "/none": 0o777, "/link": 0o777, "/a/b/file": 0o777, "/../x": 0o777}))
-	for name, want := range map[string]uint32{"": 0o555, "/a": 0o1777, "/a/b": 0o750, "/elsewhere": 0o700, "/a/b/file": 0o644} {
+	check(t, SetModes(dir, map[string]uint32{"/": 0o555, "/a": 0o1777, "/a/b": 0o750, "/none": 0o777, "/link": 0o777,
+		"/a/b/file": 0o777, "/../x": 0o777}))
+	for name, want := range map[string]uint32{"": 0o555, "/a": 0o1777, "/a/b": 0o750, "/elsewhere": 0o700,
+		"/a/b/file": 0o644} {
 		var st unix.Stat_t
 		check(t, unix.Lstat(dir+name, &st))
 		if got := st.Mode & 0o7777; got != want {

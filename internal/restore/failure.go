@@ -75,7 +75,8 @@ func (k LogKeeper) Explain(ctx context.Context, container, work string, err erro
 	f := &Failure{Container: container, Err: errgrpc.ToNative(err)}
 	file := filepath.Join(work, logFile)
 	var lerr error
-	if f.Lines, lerr = criu.ErrorLines(file, maxErrorLines, maxErrorBytes); lerr != nil && !errors.Is(lerr, os.ErrNotExist) {
+	if f.Lines, lerr = criu.ErrorLines(file, maxErrorLines, maxErrorBytes); lerr != nil &&
+		!errors.Is(lerr, os.ErrNotExist) {
 		log.G(ctx).WithError(lerr).Warn("cannot read CRIU's log of a failed restore")
 	}
 	if f.Log, lerr = k.keep(file, container); lerr != nil {

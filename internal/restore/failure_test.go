@@ -16,7 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-const criuLog = "(00.1) Warn  (x.c:1): odd\n(00.2) pie: 7: Error (criu/mount.c:42): No mapping for 12:(null) mountpoint\n(00.3) Error (criu/cr-restore.c:1): Restoring FAILED.\n"
+const criuLog = "(00.1) Warn  (x.c:1): odd\n(00.2) pie: 7: Error (criu/mount.c:42): No mapping for 12:(null) " +
+	"mountpoint\n(00.3) Error (criu/cr-restore.c:1): Restoring FAILED.\n"
 
 var errRunc = status.Error(codes.Internal, "runc: criu failed: type NOTIFY errno 0")
 
@@ -29,8 +30,10 @@ func TestExplain(t *testing.T) {
 	if !errors.As(err, &f) || f.Container != "c1" || f.Log != kept || len(f.Lines) != 2 {
 		t.Fatalf("%+v", f)
 	}
-	wantError(t, err, errdefs.IsInternal, "container c1", "type NOTIFY", "Error (criu/mount.c:42): No mapping for 12:(null) mountpoint", "Restoring FAILED", kept)
-	if strings.Contains(err.Error(), "rpc error") || strings.Contains(err.Error(), "odd") || strings.Contains(err.Error(), "\n") {
+	wantError(t, err, errdefs.IsInternal, "container c1", "type NOTIFY",
+		"Error (criu/mount.c:42): No mapping for 12:(null) mountpoint", "Restoring FAILED", kept)
+	if strings.Contains(err.Error(), "rpc error") || strings.Contains(err.Error(), "odd") ||
+		strings.Contains(err.Error(), "\n") {
 		t.Errorf("%v", err)
 	}
 	if data, err := os.ReadFile(kept); err != nil || string(data) != criuLog {
@@ -91,7 +94,8 @@ func TestExplainIsBounded(t *testing.T) {
 func TestKeepNothing(t *testing.T) {
 	work, dir := t.TempDir(), filepath.Join(t.TempDir(), "failed")
 	write(t, work, map[string]string{logFile: criuLog})
-	for name, k := range map[string]LogKeeper{"no directory": {Max: 3}, "none of them": {Dir: dir}, "less than none": {Dir: dir, Max: -1}} {
+	for name, k := range map[string]LogKeeper{"no directory": {Max: 3}, "none of them": {Dir: dir},
+		"less than none": {Dir: dir, Max: -1}} {
 		err := k.Explain(t.Context(), "c1", work, errRunc)
 		wantError(t, err, errdefs.IsInternal, "No mapping for")
 		if strings.Contains(err.Error(), "the whole log") {

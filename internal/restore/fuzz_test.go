@@ -31,12 +31,14 @@ func fuzzLimits() checkpoint.Limits {
 func FuzzRootfs(f *testing.F) {
 	link := special(tar.TypeSymlink, "link", "../secret")
 	for _, seed := range [][]entry{
-		{file("data/new", "x"), special(tar.TypeDir, "data/dir/", ""), file("data/.wh.kept", ""), file("dir/.wh..wh..opq", "")},
+		{file("data/new", "x"), special(tar.TypeDir, "data/dir/", ""), file("data/.wh.kept", ""),
+			file("dir/.wh..wh..opq", "")},
 		{link, file("link/evil", "x"), special(tar.TypeLink, "hard", "data/kept")},
 		{file("base-link/evil", "x"), file("base-link/.wh.file", ""), special(tar.TypeFifo, "fifo", "")},
 		{file("../evil", "x"), file("/evil", "x"), file(".wh...", "")},
 		{special(tar.TypeChar, "dev", ""), special(tar.TypeLink, "x", "link/file")},
-		{file("a", "x"), file("a/b", "x"), special(tar.TypeDir, "a", ""), special(tar.TypeSymlink, "a", "a"), file("a/c", "")},
+		{file("a", "x"), file("a/b", "x"), special(tar.TypeDir, "a", ""), special(tar.TypeSymlink, "a", "a"),
+			file("a/c", "")},
 	} {
 		diff := tarball(f, seed...)
 		f.Add([]byte(diff), `["/data/kept"]`)

@@ -116,7 +116,8 @@ func (s *Store) explainLost(r *Record, why string) string {
 
 // Settle waits until the page server has ended, and returns when it did and why memory was lost, if it was:
 // then all processes of the container are dead. server is nil if none runs any more.
-func (s *Store) Settle(ctx context.Context, id string, r *Record, server *pageserver.Server) (ended time.Time, lost string, err error) {
+func (s *Store) Settle(ctx context.Context, id string, r *Record, server *pageserver.Server) (ended time.Time,
+	lost string, err error) {
 	if r.Drained {
 		return time.Now(), "", nil
 	}
@@ -154,7 +155,8 @@ func (s *Store) WaitDrained(ctx context.Context, id string) error {
 	}
 	defer server.Close()
 	if _, err := server.Wait(ctx); err != nil {
-		return fmt.Errorf("memory of container %s is still arriving from checkpoint %s, try again later: %w: %w", id, r.Image, err, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("memory of container %s is still arriving from checkpoint %s, try again later: %w: %w", id,
+			r.Image, err, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }

@@ -83,7 +83,8 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// containerd is killed when all memory has arrived and what says so is removed already: the container is not taken for one that has lost it.
+// containerd is killed when all memory has arrived and what says so is removed already: the container is not taken for
+// one that has lost it.
 func TestDrainedAndCutOff(t *testing.T) {
 	w, r := draining(t)
 	check(t, w.store.Arrive(w.ctx, "c1"))

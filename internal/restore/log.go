@@ -84,8 +84,8 @@ func CopyLog(ctx context.Context, c *checkpoint.Checkpoint, path string) (undo f
 	return undo, nil
 }
 
-// truncate makes the file as long as it was, if the path still is the file's: whoever may write to the node's logs can give the path
-// to another.
+// truncate makes the file as long as it was, if the path still is the file's: whoever may write to the node's logs can
+// give the path to another.
 func truncate(path string, before os.FileInfo) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

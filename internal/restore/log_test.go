@@ -123,7 +123,8 @@ func TestNoRegularFileAtTheLogPath(t *testing.T) {
 func TestLogBelowAFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"file": ""})
-	undo, err := CopyLog(t.Context(), open(t, map[string]string{"container.log": oldLog}), filepath.Join(dir, "file", "a", "0.log"))
+	undo, err := CopyLog(t.Context(), open(t, map[string]string{"container.log": oldLog}),
+		filepath.Join(dir, "file", "a", "0.log"))
 	if !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("%v", err)
 	}

@@ -29,9 +29,9 @@ func isCRILine(line []byte) bool {
 	return bytes.Equal(fields[1], []byte("stdout")) || bytes.Equal(fields[1], []byte("stderr"))
 }
 
-// criLog returns a log in the CRI log format. The kubelet goes by the first line, and so does this: a log whose first line
-// is in that format is left as it is. Else lines of Docker's json-file format are converted, and others
-// become lines of stdout at the given time. What becomes longer than the limit, in bytes, is an error of class
+// criLog returns a log in the CRI log format. The kubelet goes by the first line, and so does this: a log whose first
+// line is in that format is left as it is. Else lines of Docker's json-file format are converted, and others become
+// lines of stdout at the given time. What becomes longer than the limit, in bytes, is an error of class
 // errdefs.ErrResourceExhausted.
 func criLog(r io.Reader, at time.Time, limit int64) io.Reader {
 	buffered := bufio.NewReaderSize(r, maxLogLine)
@@ -74,7 +74,8 @@ func (c *logConverter) Read(p []byte) (int, error) {
 		}
 		if c.left -= int64(c.out.Len()); c.left < 0 {
 			c.out.Reset()
-			c.err = fmt.Errorf("it has more lines than fit into max_log_size in the CRI log format: raise it if that is right: %w", errdefs.ErrResourceExhausted)
+			c.err = fmt.Errorf("it has more lines than fit into max_log_size in the CRI log format: raise it if that is "+
+				"right: %w", errdefs.ErrResourceExhausted)
 		}
 	}
 	return c.out.Read(p)

@@ -20,18 +20,25 @@ func TestCRILog(t *testing.T) {
 		"CRI format by line 1": {"2026-11-23T08:32:35Z stdout F a\nnot so\n", "2026-11-23T08:32:35Z stdout F a\nnot so\n"},
 		"empty":                {"", ""},
 		"json-file": {
-			`{"log":"count 1\n","stream":"stdout","time":"2026-11-23T08:32:34.4Z"}` + "\n" + `{"log":"half","stream":"stderr","time":"2026-11-23T08:32:35Z"}` + "\n",
+			`{"log":"count 1\n","stream":"stdout","time":"2026-11-23T08:32:34.4Z"}` + "\n" +
+				`{"log":"half","stream":"stderr","time":"2026-11-23T08:32:35Z"}` + "\n",
 			"2026-11-23T08:32:34.4Z stdout F count 1\n2026-11-23T08:32:35Z stderr P half\n",
 		},
-		"json-file, two lines in one": {`{"log":"a\nb\n"}`, "2026-11-23T08:00:00.000000005Z stdout F a\n2026-11-23T08:00:00.000000005Z stdout F b\n"},
-		"raw":                         {"a\n\n{b\n", "2026-11-23T08:00:00.000000005Z stdout F a\n2026-11-23T08:00:00.000000005Z stdout F \n2026-11-23T08:00:00.000000005Z stdout F {b\n"},
-		"no stream":                   {"2026-11-23T08:32:35Z x F a\n", "2026-11-23T08:00:00.000000005Z stdout F 2026-11-23T08:32:35Z x F a\n"},
-		"no line feed":                {"a", "2026-11-23T08:00:00.000000005Z stdout F a\n"},
-		"long, cut":                   {long, "2026-11-23T08:00:00.000000005Z stdout P " + long + "\n2026-11-23T08:00:00.000000005Z stdout F \n"},
-		"long":                        {long + "y\n", "2026-11-23T08:00:00.000000005Z stdout P " + long + "\n2026-11-23T08:00:00.000000005Z stdout F y\n"},
+		"json-file, two lines in one": {`{"log":"a\nb\n"}`,
+			"2026-11-23T08:00:00.000000005Z stdout F a\n2026-11-23T08:00:00.000000005Z stdout F b\n"},
+		"raw": {"a\n\n{b\n", "2026-11-23T08:00:00.000000005Z stdout F " +
+			"a\n2026-11-23T08:00:00.000000005Z stdout F \n2026-11-23T08:00:00.000000005Z stdout F {b\n"},
+		"no stream": {"2026-11-23T08:32:35Z x F a\n",
+			"2026-11-23T08:00:00.000000005Z stdout F 2026-11-23T08:32:35Z x F a\n"},
+		"no line feed": {"a", "2026-11-23T08:00:00.000000005Z stdout F a\n"},
+		"long, cut": {long, "2026-11-23T08:00:00.000000005Z stdout P " + long +
+			"\n2026-11-23T08:00:00.000000005Z stdout F \n"},
+		"long": {long + "y\n", "2026-11-23T08:00:00.000000005Z stdout P " + long +
+			"\n2026-11-23T08:00:00.000000005Z stdout F y\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for how, r := range map[string]io.Reader{"whole": strings.NewReader(c.in), "bytewise": iotest.OneByteReader(strings.NewReader(c.in))} {
+			for how, r := range map[string]io.Reader{"whole": strings.NewReader(c.in),
+				"bytewise": iotest.OneByteReader(strings.NewReader(c.in))} {
 				got, err := io.ReadAll(criLog(r, at, 1<<20))
 				check(t, err)
 				if string(got) != c.out {
@@ -40,13 +47,16 @@ func TestCRILog(t *testing.T) {
 			}
 		})
 	}
-	if got, err := io.ReadAll(criLog(strings.NewReader("a"), time.Time{}, 1<<20)); err != nil || string(got) != "1970-01-01T00:00:00Z stdout F a\n" {
+	if got, err := io.ReadAll(criLog(strings.NewReader("a"), time.Time{}, 1<<20)); err != nil ||
+		string(got) != "1970-01-01T00:00:00Z stdout F a\n" {
 		t.Errorf("unknown time: %q, %v", got, err)
 	}
-	if _, err := io.ReadAll(criLog(io.MultiReader(strings.NewReader("raw\n"), iotest.ErrReader(io.ErrUnexpectedEOF)), at, 1<<20)); err == nil {
+	if _, err := io.ReadAll(criLog(io.MultiReader(strings.NewReader("raw\n"), iotest.ErrReader(io.ErrUnexpectedEOF)), at,
+		1<<20)); err == nil {
 		t.Error("an error is lost")
 	}
-	if _, err := io.ReadAll(criLog(strings.NewReader(strings.Repeat("\n", 1000)), at, 1000)); !errdefs.IsResourceExhausted(err) {
+	if _, err := io.ReadAll(criLog(strings.NewReader(strings.Repeat("\n", 1000)), at,
+		1000)); !errdefs.IsResourceExhausted(err) {
 		t.Errorf("a log that grows: %v", err)
 	}
 }

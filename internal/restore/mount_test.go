@@ -206,7 +206,8 @@ func TestRemoveAllStaysInItsDirectory(t *testing.T) {
 	check(t, mounts.Remove(filepath.Join(top, "dir")))
 	check(t, mounts.Remove(filepath.Join(top, "link")))
 	check(t, mounts.Remove(filepath.Join(top, "no", "such", "dir")))
-	if got, want := names(t, top), []string{"dir-2", "dir-2/m", "dir-2/own", "target", "target/file"}; !slices.Equal(got, want) {
+	if got, want := names(t, top), []string{"dir-2", "dir-2/m", "dir-2/own", "target", "target/file"}; !slices.Equal(got,
+		want) {
 		t.Errorf("left %q, want %q", got, want)
 	}
 	if left := mountsBelow(t, top); len(left) != 1 {

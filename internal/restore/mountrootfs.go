@@ -16,10 +16,10 @@ import (
 // mountRootfs mounts a new container's snapshot at dir. unmount is not lazy: what was written must be in the
 // snapshot before runc mounts it again.
 //
-// Unmounting an overlay waits until all that anybody has written to the file system below is on
-// disk: seconds, on a busy node. Nothing here has to outlast a crash of the machine, as the container does not. So the overlay is
-// volatile (kernel: Documentation/filesystems/overlayfs.rst, "Volatile mount", from Linux 5.10), and the mark that
-// makes it be mounted only once is removed.
+// Unmounting an overlay waits until all that anybody has written to the file system below is on disk: seconds, on a
+// busy node. Nothing here has to outlast a crash of the machine, as the container does not. So the overlay is volatile
+// (kernel: Documentation/filesystems/overlayfs.rst, "Volatile mount", from Linux 5.10), and the mark that makes it be
+// mounted only once is removed.
 func mountRootfs(snapshot []mount.Mount, dir string) (unmount func() error, err error) {
 	durable := mount.RemoveVolatileOption(snapshot)
 	fast, marks := volatile(durable)

@@ -15,7 +15,8 @@ func overlayOn(t *testing.T, dir string, options ...string) ([]mount.Mount, stri
 	t.Helper()
 	lower, upper, work := mkdir(t, dir, "lower"), mkdir(t, dir, "upper"), mkdir(t, dir, "work")
 	write(t, lower, map[string]string{"below": "x"})
-	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: append(options, "workdir="+work, "upperdir="+upper, "lowerdir="+lower)}}, upper
+	return []mount.Mount{{Type: "overlay", Source: "overlay",
+		Options: append(options, "workdir="+work, "upperdir="+upper, "lowerdir="+lower)}}, upper
 }
 
 // The options with which the file system at dir is mounted.

@@ -20,9 +20,10 @@ const RuntimeRunc = "io.containerd.runc.v2"
 // with CRIU's directories added. Options of a task replace the container's (containerd: core/runtime/v2/shim.go), so
 // they have to hold all of them.
 //
-// user is the one that the container's spec names. To an ordinary container runc gives standard input, output and error: its
-// first process does it, before it becomes the program (runc: libcontainer/init_linux.go, fixStdioPermissions). A restore has no such
-// process, so the shim makes the pipes the user's. Without that a program of another user than root could not open /dev/stdout.
+// user is the one that the container's spec names. To an ordinary container runc gives standard input, output and
+// error: its first process does it, before it becomes the program (runc: libcontainer/init_linux.go,
+// fixStdioPermissions). A restore has no such process, so the shim makes the pipes the user's. Without that a program
+// of another user than root could not open /dev/stdout.
 func TaskOptions(request, container typeurl.Any, images, work string, user uint32) (*anypb.Any, error) {
 	merged, err := runtimeOptions(request, container)
 	if err != nil {

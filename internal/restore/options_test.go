@@ -20,9 +20,11 @@ func anyOf(t *testing.T, v any) *anypb.Any {
 
 func TestTaskOptionsAreMerged(t *testing.T) {
 	container := &options.Options{
-		NoPivotRoot: true, BinaryName: "/usr/bin/runc", Root: "/run/runc", SystemdCgroup: true, ShimCgroup: "/shim", IoUid: 7, IoGid: 8,
+		NoPivotRoot: true, BinaryName: "/usr/bin/runc", Root: "/run/runc", SystemdCgroup: true, ShimCgroup: "/shim",
+		IoUid: 7, IoGid: 8,
 	}
-	request := &options.Options{BinaryName: "/opt/runc", SystemdCgroup: false, CriuImagePath: "/elsewhere", CriuWorkPath: "/elsewhere"}
+	request := &options.Options{BinaryName: "/opt/runc", SystemdCgroup: false, CriuImagePath: "/elsewhere",
+		CriuWorkPath: "/elsewhere"}
 	for name, c := range map[string]struct {
 		request, container typeurl.Any
 		want               *options.Options

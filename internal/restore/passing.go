@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// The options that are in a container's CRIU configuration only while CRIU restores it, at its end. With
-// the first a later checkpoint of the container would wait for somebody to fetch its pages, with the second it would run a program
+// The options that are in a container's CRIU configuration only while CRIU restores it, at its end. With the first a
+// later checkpoint of the container would wait for somebody to fetch its pages, with the second it would run a program
 // that may no longer be there.
 const (
 	optionLazy   = "lazy-pages\n"

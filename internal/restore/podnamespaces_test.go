@@ -15,10 +15,12 @@ func TestKeepPodNamespaces(t *testing.T) {
 	host, err := os.Hostname()
 	check(t, err)
 	c := func(namespaces string) *containers.Container {
-		return &containers.Container{ID: "c1", Spec: raw("spec", []byte(`{"linux":{"namespaces":[{"type":"mount"},{"type":"network","path":"/proc/self/ns/net"}`+namespaces+`]}}`))}
+		return &containers.Container{ID: "c1", Spec: raw("spec",
+			[]byte(`{"linux":{"namespaces":[{"type":"mount"},{"type":"network","path":"/proc/self/ns/net"}`+namespaces+`]}}`))}
 	}
 	const joined = `,{"type":"uts","path":"/proc/self/ns/uts"},{"type":"ipc","path":"/proc/self/ns/ipc"}`
-	dumped := map[string]string{"utsns-9.img": "dumped name", "ipcns-var-10.img": "dumped limits", "ipcns-shm-10.img": "dumped objects", "netns-1.img": "dumped net"}
+	dumped := map[string]string{"utsns-9.img": "dumped name", "ipcns-var-10.img": "dumped limits",
+		"ipcns-shm-10.img": "dumped objects", "netns-1.img": "dumped net"}
 
 	for name, images := range map[string]func(w *world, r *Record) string{
 		"archive": func(w *world, r *Record) string { return filepath.Join(w.store.Dirs.Archive(r.ID), "checkpoint") },

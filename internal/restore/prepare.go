@@ -22,7 +22,8 @@ const AnnotationCRIUConfig = "org.criu.config"
 // lost since the container was created. It returns CRIU's image and work directories.
 func (s *Store) Prepare(ctx context.Context, r *Record) (images, work string, err error) {
 	if r.Ended || r.Draining {
-		return "", "", fmt.Errorf("restore %s was tried already: remove the container and create it again: %w", r.ID, errdefs.ErrFailedPrecondition)
+		return "", "", fmt.Errorf("restore %s was tried already: remove the container and create it again: %w", r.ID,
+			errdefs.ErrFailedPrecondition)
 	}
 	if err := s.Dirs.Make(r.ID); err != nil {
 		return "", "", err

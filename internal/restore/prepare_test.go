@@ -28,7 +28,8 @@ func TestPrepareView(t *testing.T) {
 		again()
 		images, work, err := w.store.Prepare(w.ctx, r)
 		check(t, err)
-		if images != filepath.Join(w.store.Dirs.State, r.ID, "view", "checkpoint") || work != filepath.Join(w.store.Dirs.Root, r.ID, "work") {
+		if images != filepath.Join(w.store.Dirs.State, r.ID, "view", "checkpoint") ||
+			work != filepath.Join(w.store.Dirs.Root, r.ID, "work") {
 			t.Errorf("%s, %s", images, work)
 		}
 		if data, err := os.ReadFile(filepath.Join(images, "inventory.img")); err != nil || string(data) != "inventory" {
@@ -66,9 +67,10 @@ func TestPrepareRefuses(t *testing.T) {
 		is     func(error) bool
 		says   string
 	}{
-		"ended":              {func(r *Record) { r.Ended = true }, errdefs.IsFailedPrecondition, "remove the container"},
-		"no such snapshot":   {func(r *Record) { r.SnapshotKey = "absent" }, errdefs.IsNotFound, "registry.example/c:1"},
-		"unknown image form": {func(r *Record) { w.view("odd", map[string]string{"x": ""}); r.SnapshotKey = "odd" }, errdefs.IsInvalidArgument, "registry.example/c:1"},
+		"ended":            {func(r *Record) { r.Ended = true }, errdefs.IsFailedPrecondition, "remove the container"},
+		"no such snapshot": {func(r *Record) { r.SnapshotKey = "absent" }, errdefs.IsNotFound, "registry.example/c:1"},
+		"unknown image form": {func(r *Record) { w.view("odd", map[string]string{"x": ""}); r.SnapshotKey = "odd" },
+			errdefs.IsInvalidArgument, "registry.example/c:1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := w.restored("c-" + strings.ReplaceAll(name, " ", "-"))
@@ -101,7 +103,8 @@ func TestPrepareOverlay(t *testing.T) {
 	write(t, filepath.Join(dir, "low"), files)
 	write(t, filepath.Join(dir, "high"), map[string]string{"checkpoint/inventory.img": "higher"})
 	w.store.Snapshotter = func(string) snapshots.Snapshotter {
-		return several{mounts: []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + dir + "/high:" + dir + "/low"}}}}
+		return several{mounts: []mount.Mount{{Type: "overlay", Source: "overlay",
+			Options: []string{"lowerdir=" + dir + "/high:" + dir + "/low"}}}}
 	}
 	r := &Record{ID: NewID(), Image: "registry.example/c:1", Snapshotter: "overlayfs", SnapshotKey: "x"}
 	images, _, err := w.store.Prepare(w.ctx, r)
@@ -137,7 +140,8 @@ func TestWriteConfig(t *testing.T) {
 		})
 	}
 	w.store.CRIUConfig = t.TempDir()
-	if _, err := w.store.WriteConfig(&Record{ID: NewID()}, &specs.Spec{}); err == nil || !strings.Contains(err.Error(), "criu_config") {
+	if _, err := w.store.WriteConfig(&Record{ID: NewID()}, &specs.Spec{}); err == nil ||
+		!strings.Contains(err.Error(), "criu_config") {
 		t.Errorf("a directory: %v", err)
 	}
 	w.store.CRIUConfig = ""
@@ -180,7 +184,8 @@ func TestDirs(t *testing.T) {
 		check(t, d.Remove(id))
 	}
 	for _, parent := range []string{d.Root, d.State} {
-		if got := names(t, parent); strings.Contains(strings.Join(got, " "), id) || !strings.Contains(strings.Join(got, " "), other) {
+		if got := names(t, parent); strings.Contains(strings.Join(got, " "), id) ||
+			!strings.Contains(strings.Join(got, " "), other) {
 			t.Errorf("left %q", got)
 		}
 	}
@@ -188,7 +193,8 @@ func TestDirs(t *testing.T) {
 		t.Errorf("precious has %q", got)
 	}
 	check(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
-	if err := (Dirs{Root: filepath.Join(dir, "file"), State: d.State}).Make(id); err == nil || !strings.Contains(err.Error(), id) {
+	if err := (Dirs{Root: filepath.Join(dir, "file"), State: d.State}).Make(id); err == nil ||
+		!strings.Contains(err.Error(), id) {
 		t.Errorf("%v", err)
 	}
 	check(t, d.Remove(id))

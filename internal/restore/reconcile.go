@@ -16,7 +16,8 @@ import (
 // restores that have no container, and restores that ended without a word. It
 // runs when containerd starts, before any request, and touches only what bears
 // a restore's ID.
-func (s *Store) Reconcile(ctx context.Context, started func(ctx context.Context, container string) (bool, error)) error {
+func (s *Store) Reconcile(ctx context.Context, started func(ctx context.Context, container string) (bool,
+	error)) error {
 	known := map[string]bool{}
 	cs, err := s.Containers.List(ctx, fmt.Sprintf("labels.%q", LabelID))
 	if err != nil {
@@ -45,7 +46,8 @@ func (s *Store) Reconcile(ctx context.Context, started func(ctx context.Context,
 	if err != nil {
 		errs = append(errs, fmt.Errorf("list leases of restores: %w", err))
 	}
-	removed, err := s.removeMany(ctx, []string{s.Dirs.State, s.Dirs.Root}, func(name string) bool { return isID(name) && !known[name] })
+	removed, err := s.removeMany(ctx, []string{s.Dirs.State, s.Dirs.Root},
+		func(name string) bool { return isID(name) && !known[name] })
 	// The views go with their leases: garbage collection removes what nothing refers to.
 	errs = append(errs, err, s.deleteLeases(ctx, found))
 	if removed+ended+len(found) > 0 {

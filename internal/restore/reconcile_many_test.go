@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// few and many are how many restores a crash has left, each with all that a restore can have. What is done for each must not
-// grow with their number: a second look at all mounts for each would take a hundred times as long for ten times as many. It is processor
-// time, which a busy machine does not stretch.
+// few and many are how many restores a crash has left, each with all that a restore can have. What is done for each
+// must not grow with their number: a second look at all mounts for each would take a hundred times as long for ten
+// times as many. It is processor time, which a busy machine does not stretch.
 const few, many, allowed = 50, 500, 30
 
 // leave makes what containerd leaves when it is killed while a container is created from an image: a lease, a view

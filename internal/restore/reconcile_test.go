@@ -70,7 +70,8 @@ func TestReconcileAbandoned(t *testing.T) {
 		t.Fatal("the lease does not keep the view")
 	}
 
-	foreign := []string{"failed/c1-restore.log", "0123456789abcdef0123456789abcdef/x", "{" + NewID() + "}/x", "not-an-id/x"}
+	foreign := []string{"failed/c1-restore.log", "0123456789abcdef0123456789abcdef/x", "{" + NewID() + "}/x",
+		"not-an-id/x"}
 	for _, dir := range []string{w.store.Dirs.Root, w.store.Dirs.State} {
 		for _, name := range foreign {
 			write(t, dir, map[string]string{name: ""})
@@ -173,7 +174,8 @@ func TestForgedLabel(t *testing.T) {
 	w := newWorld(t)
 	r := w.restored("c1")
 	w.container("forged")
-	_, err := w.store.Containers.Update(w.ctx, containers.Container{ID: "forged", Labels: map[string]string{LabelID: r.ID}}, "labels")
+	_, err := w.store.Containers.Update(w.ctx, containers.Container{ID: "forged",
+		Labels: map[string]string{LabelID: r.ID}}, "labels")
 	check(t, err)
 	if ids, err := w.store.List(w.ctx); err != nil || !slices.Equal(ids, []string{"c1"}) {
 		t.Errorf("%q, %v", ids, err)

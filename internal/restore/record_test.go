@@ -18,8 +18,10 @@ import (
 
 func fullRecord() *Record {
 	return &Record{
-		ID: NewID(), Image: "registry.example/c:1", ImageDigest: "sha256:abc", Snapshotter: "overlayfs", SnapshotKey: "cri-restore-x",
-		BaseImage: "registry.example/base@sha256:def", Producer: "containerd", CheckpointedAt: time.Date(2026, 11, 23, 9, 0, 0, 5, time.UTC),
+		ID: NewID(), Image: "registry.example/c:1", ImageDigest: "sha256:abc", Snapshotter: "overlayfs",
+		SnapshotKey: "cri-restore-x",
+		BaseImage:   "registry.example/base@sha256:def", Producer: "containerd",
+		CheckpointedAt: time.Date(2026, 11, 23, 9, 0, 0, 5, time.UTC),
 	}
 }
 
@@ -92,7 +94,8 @@ func TestLoadRefuses(t *testing.T) {
 		"without dashes": {`{"version":1,"id":"0123456789abcdef0123456789abcdef"}`, "ID"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Load(&containers.Container{ID: "c1", Extensions: map[string]typeurl.Any{extensionRecord: raw("x", []byte(c.value))}})
+			_, err := Load(&containers.Container{ID: "c1",
+				Extensions: map[string]typeurl.Any{extensionRecord: raw("x", []byte(c.value))}})
 			wantError(t, err, errdefs.IsFailedPrecondition, "c1", c.says)
 		})
 	}
@@ -133,7 +136,8 @@ func TestStoreAttachAndList(t *testing.T) {
 	}
 	// A change that fails leaves the container as it was.
 	broken := fmt.Errorf("broken: %w", errdefs.ErrInternal)
-	if err := w.store.Attach(w.ctx, "ordinary", want, func(*containers.Container) error { return broken }); !errdefs.IsInternal(err) {
+	if err := w.store.Attach(w.ctx, "ordinary", want,
+		func(*containers.Container) error { return broken }); !errdefs.IsInternal(err) {
 		t.Errorf("%v", err)
 	}
 	if _, _, err := w.store.Get(w.ctx, "ordinary"); !errdefs.IsNotFound(err) {
@@ -141,9 +145,11 @@ func TestStoreAttachAndList(t *testing.T) {
 	}
 }
 
-// asked is what the CRI plugin keeps of a request, with annotations that anybody can give (containerd: internal/cri/store/container).
+// asked is what the CRI plugin keeps of a request, with annotations that anybody can give (containerd:
+// internal/cri/store/container).
 func asked(t *testing.T, annotations map[string]string) typeurl.Any {
-	value, err := json.Marshal(map[string]any{"Version": "v1", "Metadata": map[string]any{"ID": "c1", "Config": map[string]any{"annotations": annotations}}})
+	value, err := json.Marshal(map[string]any{"Version": "v1",
+		"Metadata": map[string]any{"ID": "c1", "Config": map[string]any{"annotations": annotations}}})
 	check(t, err)
 	return raw("x", value)
 }
@@ -157,13 +163,16 @@ func TestUnfinished(t *testing.T) {
 		extensions map[string]typeurl.Any
 		want       bool
 	}{
-		"ordinary":                       {nil, false},
-		"what a request can say":         {map[string]typeurl.Any{metadata: claims}, false},
-		"noted":                          {map[string]typeurl.Any{metadata: claims, note: raw("x", []byte(`{"id":"1","image":"i"}`))}, true},
-		"noted, not to be read":          {map[string]typeurl.Any{note: raw("x", []byte(`{`))}, true},
-		"noted, begins anew":             {map[string]typeurl.Any{note: raw("x", []byte(`{"id":"1","image":"i","fresh":"why"}`))}, false},
-		"noted and recorded":             {done.Extensions, false},
-		"a record that cannot be read":   {map[string]typeurl.Any{note: raw("x", []byte(`{}`)), extensionRecord: raw("x", []byte(`{`))}, false},
+		"ordinary":               {nil, false},
+		"what a request can say": {map[string]typeurl.Any{metadata: claims}, false},
+		"noted": {map[string]typeurl.Any{metadata: claims,
+			note: raw("x", []byte(`{"id":"1","image":"i"}`))}, true},
+		"noted, not to be read": {map[string]typeurl.Any{note: raw("x", []byte(`{`))}, true},
+		"noted, begins anew": {map[string]typeurl.Any{note: raw("x",
+			[]byte(`{"id":"1","image":"i","fresh":"why"}`))}, false},
+		"noted and recorded": {done.Extensions, false},
+		"a record that cannot be read": {map[string]typeurl.Any{note: raw("x", []byte(`{}`)),
+			extensionRecord: raw("x", []byte(`{`))}, false},
 		"of a plugin that noted nothing": {map[string]typeurl.Any{extensionRecord: done.Extensions[extensionRecord]}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -183,10 +192,12 @@ func TestImageID(t *testing.T) {
 		extensions map[string]typeurl.Any
 		want       string
 	}{
-		"ordinary":               {nil, ""},
-		"what a request can say": {map[string]typeurl.Any{"io.cri-containerd.container.metadata": asked(t, map[string]string{AnnotationImageID: "sha256:x"})}, ""},
-		"noted":                  {map[string]typeurl.Any{"org.criu.restore/origin": raw("x", []byte(`{"imageID":"sha256:noted","fresh":"why"}`))}, "sha256:noted"},
-		"recorded, not noted":    {recorded.Extensions, "sha256:recorded"},
+		"ordinary": {nil, ""},
+		"what a request can say": {map[string]typeurl.Any{"io.cri-containerd.container.metadata": asked(t,
+			map[string]string{AnnotationImageID: "sha256:x"})}, ""},
+		"noted": {map[string]typeurl.Any{"org.criu.restore/origin": raw("x",
+			[]byte(`{"imageID":"sha256:noted","fresh":"why"}`))}, "sha256:noted"},
+		"recorded, not noted": {recorded.Extensions, "sha256:recorded"},
 	} {
 		if got := ImageID(&containers.Container{ID: "c1", Extensions: c.extensions}); got != c.want {
 			t.Errorf("%s: %q", name, got)
@@ -214,9 +225,11 @@ func TestPending(t *testing.T) {
 		"another extension": {with("other", `{}`), false},
 		"unfinished":        {with("org.criu.restore/origin", `{"id":"x"}`), true},
 		"begins anew":       {with("org.criu.restore/origin", `{"id":"x","fresh":"why"}`), false},
-		"only asked for":    {&containers.Container{ID: "c1", Extensions: map[string]typeurl.Any{"io.cri-containerd.container.metadata": asked(t, fullRecord().Annotations())}}, false},
-		"cannot be read":    {with(extensionRecord, `{`), true},
-		"newer":             {with(extensionRecord, `{"version":99,"ended":true}`), true},
+		"only asked for": {&containers.Container{ID: "c1",
+			Extensions: map[string]typeurl.Any{"io.cri-containerd.container.metadata": asked(t, fullRecord().Annotations())}},
+			false},
+		"cannot be read": {with(extensionRecord, `{`), true},
+		"newer":          {with(extensionRecord, `{"version":99,"ended":true}`), true},
 	} {
 		if got := Pending(c.container); got != c.want {
 			t.Errorf("%s: %t", name, got)
@@ -228,8 +241,10 @@ func TestAnnotations(t *testing.T) {
 	r := fullRecord()
 	r.CheckpointedAt = r.CheckpointedAt.In(time.FixedZone("x", 3600))
 	want := map[string]string{
-		"org.criu.restore/id": r.ID, "org.criu.restore/checkpoint-image": r.Image, "org.criu.restore/checkpoint-digest": "sha256:abc",
-		"org.criu.restore/base-image": r.BaseImage, "org.criu.restore/producer": "containerd", "org.criu.restore/checkpointed-at": "2026-11-23T09:00:00Z",
+		"org.criu.restore/id": r.ID, "org.criu.restore/checkpoint-image": r.Image,
+		"org.criu.restore/checkpoint-digest": "sha256:abc",
+		"org.criu.restore/base-image":        r.BaseImage, "org.criu.restore/producer": "containerd",
+		"org.criu.restore/checkpointed-at": "2026-11-23T09:00:00Z",
 	}
 	if got := r.Annotations(); !maps.Equal(got, want) {
 		t.Errorf("got %v", got)

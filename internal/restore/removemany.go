@@ -16,8 +16,8 @@ import (
 // many. Nobody waits for it, and if it is cut short the next start goes on with it.
 const removedDir = ".removed"
 
-// removeMany is mounts.Remove for many directories in a few parents, of which none is below another. The mounts are read
-// once for all of them, and the files are removed in the background. How many directories there were is returned.
+// removeMany is mounts.Remove for many directories in a few parents, of which none is below another. The mounts are
+// read once for all of them, and the files are removed in the background. How many directories there were is returned.
 func (s *Store) removeMany(ctx context.Context, parents []string, unknown func(name string) bool) (int, error) {
 	var errs []error
 	var dirs []string
@@ -47,7 +47,8 @@ func (s *Store) removeMany(ctx context.Context, parents []string, unknown func(n
 		}
 		s.background.Go(func() {
 			if err := recovery.Do(ctx, "remove earlier restores", func() error { return mounts.Remove(dir) }); err != nil {
-				log.G(ctx).WithError(err).Warn("what earlier restores had left is not removed, the next start of containerd tries again")
+				log.G(ctx).WithError(err).Warn("what earlier restores had left is not removed, the next start of containerd " +
+					"tries again")
 			}
 		})
 	}

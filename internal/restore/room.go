@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withoutRoom says, as the end of an error, which of the directories are on a file system that is full or read-only. runc and CRIU fail
-// then at a place that says nothing of it, and cannot write their logs.
+// withoutRoom says, as the end of an error, which of the directories are on a file system that is full or read-only.
+// runc and CRIU fail then at a place that says nothing of it, and cannot write their logs.
 func withoutRoom(dirs ...string) string {
 	var text strings.Builder
 	for _, dir := range dirs {
@@ -17,7 +17,8 @@ func withoutRoom(dirs ...string) string {
 		}
 		switch {
 		case st.Flags&unix.ST_RDONLY != 0:
-			text.WriteString("; the disk of " + dir + " is read-only: make it writable, restart containerd and create the container again")
+			text.WriteString("; the disk of " + dir + " is read-only: make it writable, restart containerd and create the " +
+				"container again")
 		case st.Blocks > 0 && st.Bavail == 0:
 			text.WriteString("; the disk of " + dir + " is full: free some space and create the container again")
 		case st.Files > 0 && st.Ffree == 0:

@@ -13,7 +13,8 @@ func TestWithoutRoom(t *testing.T) {
 	if got := withoutRoom(t.TempDir(), "/nowhere"); got != "" {
 		t.Errorf("got %q", got)
 	}
-	for options, says := range map[string]string{"size=4k,nr_inodes=10": "is full", "size=1m,nr_inodes=2": "no inodes left", "size=1m,ro": "is read-only"} {
+	for options, says := range map[string]string{"size=4k,nr_inodes=10": "is full",
+		"size=1m,nr_inodes=2": "no inodes left", "size=1m,ro": "is read-only"} {
 		dir := t.TempDir()
 		options, readOnly := strings.CutSuffix(options, ",ro")
 		check(t, unix.Mount("test", dir, "tmpfs", 0, options))

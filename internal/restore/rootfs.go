@@ -21,7 +21,8 @@ import (
 // ApplyRootfs brings the changes that the checkpointed container had made to
 // its root file system onto the new container's snapshot, which is mounted at
 // dir for that time.
-func ApplyRootfs(ctx context.Context, c *checkpoint.Checkpoint, mounts []mount.Mount, dir string, l checkpoint.Limits) (err error) {
+func ApplyRootfs(ctx context.Context, c *checkpoint.Checkpoint, mounts []mount.Mount, dir string,
+	l checkpoint.Limits) (err error) {
 	diff, err := c.OpenRootfsDiff(ctx)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
@@ -50,24 +51,28 @@ func ApplyRootfs(ctx context.Context, c *checkpoint.Checkpoint, mounts []mount.M
 	return applyDiff(ctx, dir, diff, l.Entries, anyEntry)
 }
 
-// looksPerEntry is at how many elements of a path the kernel may look for an entry of a diff, as a mean: containerd's archive package asks about
-// each directory above it, by its whole path. It lets all entries be 22 deep, which files of programs in deep folders are not.
+// looksPerEntry is at how many elements of a path the kernel may look for an entry of a diff, as a mean: containerd's
+// archive package asks about each directory above it, by its whole path. It lets all entries be 22 deep, which files of
+// programs in deep folders are not.
 const looksPerEntry = 512
 
 func anyEntry(*tar.Header) error { return nil }
 
 // applyDiff unpacks a diff of which every entry passes checkEntry and this check.
-func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntries int, check func(*tar.Header) error) error {
+func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntries int,
+	check func(*tar.Header) error) error {
 	entries, looks := 0, 0
 	var last *tar.Header
 	filter := func(h *tar.Header) (bool, error) {
 		last = h
 		if entries++; entries > maxEntries {
-			return false, fmt.Errorf("more than %d entries: raise max_entries if that is right: %w", maxEntries, errdefs.ErrResourceExhausted)
+			return false, fmt.Errorf("more than %d entries: raise max_entries if that is right: %w", maxEntries,
+				errdefs.ErrResourceExhausted)
 		}
 		depth := 1 + strings.Count(h.Name, "/")
 		if looks += depth * depth; looks/looksPerEntry > maxEntries {
-			return false, fmt.Errorf("%d entries, down to entry %.200q, are too deep: raise max_entries if that is right: %w", entries, h.Name, errdefs.ErrResourceExhausted)
+			return false, fmt.Errorf("%d entries, down to entry %.200q, are too deep: raise max_entries if that is right: %w",
+				entries, h.Name, errdefs.ErrResourceExhausted)
 		}
 		return true, errors.Join(checkEntry(h), check(h))
 	}
@@ -81,10 +86,12 @@ func applyDiff(ctx context.Context, dir string, diff *checkpoint.Diff, maxEntrie
 		_, err = io.Copy(io.Discard, diff)
 	}
 	if link := (*os.LinkError)(nil); errors.As(err, &link) && errors.Is(err, os.ErrNotExist) {
-		err = fmt.Errorf("entry %.200q is a link to %.200q, which is not in the root file system: %w", last.Name, last.Linkname, errdefs.ErrInvalidArgument)
+		err = fmt.Errorf("entry %.200q is a link to %.200q, which is not in the root file system: %w", last.Name,
+			last.Linkname, errdefs.ErrInvalidArgument)
 	}
 	if errno := syscall.Errno(0); last != nil && errors.As(err, &errno) && slices.Contains(contradictions, errno) {
-		err = fmt.Errorf("entry %.200q does not fit what is in the root file system: %w: %w", last.Name, err, errdefs.ErrInvalidArgument)
+		err = fmt.Errorf("entry %.200q does not fit what is in the root file system: %w: %w", last.Name, err,
+			errdefs.ErrInvalidArgument)
 	}
 	if errdefs.IsPermissionDenied(err) {
 		return fmt.Errorf("apply %s: %w", diff.Name(), err) // no matter of the archive's form
@@ -101,7 +108,8 @@ func literal(*tar.Header, string) (bool, error) { return true, nil }
 // contradictions are what the kernel says of an entry that cannot be where it is to be: below a
 // file, through a link to itself, by a name that is too long. That is no fault of the node.
 var contradictions = []syscall.Errno{
-	syscall.ENOTDIR, syscall.EISDIR, syscall.EEXIST, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.ENOTEMPTY, syscall.EINVAL,
+	syscall.ENOTDIR, syscall.EISDIR, syscall.EEXIST, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.ENOTEMPTY,
+	syscall.EINVAL,
 }
 
 // checkEntry refuses what no container can have left in its root file system by ordinary means.
@@ -113,7 +121,8 @@ func checkEntry(h *tar.Header) error {
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeFifo, tar.TypeXGlobalHeader:
 	default:
-		return refuse(fmt.Sprintf("type %q is not allowed: device nodes come from the pod, not from a checkpoint", h.Typeflag))
+		return refuse(fmt.Sprintf("type %q is not allowed: device nodes come from the pod, not from a checkpoint",
+			h.Typeflag))
 	}
 	if strings.ContainsRune(h.Name, 0) {
 		return refuse("name with a NUL byte")

@@ -75,7 +75,8 @@ func TestHardLinkOutOfTheRoot(t *testing.T) {
 		r := newRootfs(t, nil)
 		check(t, os.Symlink(r.secret, filepath.Join(r.source, "link")))
 		link = strings.Replace(link, "SECRET", r.secret, 1)
-		wantError(t, r.apply(tarball(t, special(tar.TypeLink, "x", link)), ""), errdefs.IsInvalidArgument, `"x"`, link, "not in the root file system")
+		wantError(t, r.apply(tarball(t, special(tar.TypeLink, "x", link)), ""), errdefs.IsInvalidArgument, `"x"`, link,
+			"not in the root file system")
 	}
 }
 
@@ -103,7 +104,8 @@ func TestContradictions(t *testing.T) {
 		})
 	}
 	r := newRootfs(t, map[string]string{"kept": ""})
-	check(t, r.apply(tarball(t, special(tar.TypeDir, "a", ""), file("a/b", ""), file("kept", "new"), file(long[:255], "")), `["/`+long[:255]+`","/absent/x"]`))
+	check(t, r.apply(tarball(t, special(tar.TypeDir, "a", ""), file("a/b", ""), file("kept", "new"),
+		file(long[:255], "")), `["/`+long[:255]+`","/absent/x"]`))
 }
 
 func TestDeletedFilesThroughLinks(t *testing.T) {
@@ -135,8 +137,8 @@ func TestTooManyEntries(t *testing.T) {
 	}
 }
 
-// TestTooDeep: containerd looks for all directories above an entry, which for few entries that are deep is much more work than for many
-// that are not.
+// TestTooDeep: containerd looks for all directories above an entry, which for few entries that are deep is much more
+// work than for many that are not.
 func TestTooDeep(t *testing.T) {
 	for depth, ok := range map[int]bool{100: true, 104: false} {
 		r := newRootfs(t, nil)

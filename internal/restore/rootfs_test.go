@@ -26,7 +26,8 @@ type rootfs struct {
 func newRootfs(t *testing.T, files map[string]string) *rootfs {
 	t.Helper()
 	dir := mountDir(t)
-	r := &rootfs{t: t, source: mkdir(t, dir, "source"), target: mkdir(t, dir, "target"), secret: mkdir(t, dir, "secret"), limits: checkpoint.DefaultLimits()}
+	r := &rootfs{t: t, source: mkdir(t, dir, "source"), target: mkdir(t, dir, "target"), secret: mkdir(t, dir, "secret"),
+		limits: checkpoint.DefaultLimits()}
 	write(t, r.source, files)
 	write(t, r.secret, map[string]string{"file": "secret", "sub/file": "secret"})
 	return r
@@ -78,7 +79,8 @@ func (r *rootfs) read(elem ...string) string {
 func (r *rootfs) names() []string { return names(r.t, r.source) }
 
 func TestApplyOrdinaryEntries(t *testing.T) {
-	r := newRootfs(t, map[string]string{"etc/passwd": "old", "etc/kept": "kept", "was-a-dir/x": "", "was-a-file": "x", "dir-stays/x": "x"})
+	r := newRootfs(t, map[string]string{"etc/passwd": "old", "etc/kept": "kept", "was-a-dir/x": "", "was-a-file": "x",
+		"dir-stays/x": "x"})
 	mtime := time.Unix(1_700_000_000, 0)
 	owned := func(e entry, mode int64) entry {
 		e.Mode, e.Uid, e.Gid, e.ModTime = mode, 1000, 1001, mtime
@@ -112,7 +114,8 @@ func TestApplyOrdinaryEntries(t *testing.T) {
 			t.Errorf("%s: mode %o, owner %d:%d, time %d", name, st.Mode, st.Uid, st.Gid, st.Mtim.Sec)
 		}
 	}
-	if got := r.read(r.source, "data/hard") + r.read(r.source, "etc/passwd") + r.read(r.source, "etc/kept"); got != "contentnewkept" {
+	if got := r.read(r.source, "data/hard") + r.read(r.source, "etc/passwd") +
+		r.read(r.source, "etc/kept"); got != "contentnewkept" {
 		t.Errorf("contents %q", got)
 	}
 	if link, err := os.Readlink(filepath.Join(r.source, "data/link")); err != nil || link != "/etc/passwd" {
@@ -126,9 +129,11 @@ func TestApplyOrdinaryEntries(t *testing.T) {
 }
 
 func TestApplyWhiteouts(t *testing.T) {
-	for name, compress := range map[string]func(*testing.T, string) string{"plain": nil, "gzip": gzipped, "zstd": zstandard} {
+	for name, compress := range map[string]func(*testing.T, string) string{"plain": nil, "gzip": gzipped,
+		"zstd": zstandard} {
 		t.Run(name, func(t *testing.T) {
-			r := newRootfs(t, map[string]string{"a/gone": "", "a/kept": "", "tree/x/y": "", "opaque/old": "", "opaque/deep/old": ""})
+			r := newRootfs(t, map[string]string{"a/gone": "", "a/kept": "", "tree/x/y": "", "opaque/old": "",
+				"opaque/deep/old": ""})
 			diff := tarball(t,
 				file("a/.wh.gone", ""), file("a/.wh.never-was", ""), file(".wh.tree", ""),
 				special(tar.TypeDir, "opaque/", ""), file("opaque/.wh..wh..opq", ""), file("opaque/new", ""),
@@ -199,7 +204,8 @@ func TestApplyThroughLinksStaysInside(t *testing.T) {
 				r := newRootfs(t, nil)
 				check(t, os.Symlink(link(r), filepath.Join(r.source, "base-link")))
 				// Both by a link of the base image and by one of the diff itself.
-				check(t, r.apply(tarball(t, slices.Insert(slices.Clone(entries), 0, special(tar.TypeSymlink, "link", link(r)))...), ""))
+				check(t, r.apply(tarball(t, slices.Insert(slices.Clone(entries), 0, special(tar.TypeSymlink, "link", link(r)))...),
+					""))
 				for i := range entries {
 					entries[i].Name = strings.Replace(entries[i].Name, "link/", "base-link/", 1)
 				}

@@ -54,7 +54,8 @@ func HasShm(ctx context.Context, c *checkpoint.Checkpoint) (bool, error) {
 //
 // The error is of class errdefs.ErrFailedPrecondition if the pod has no memory of its own there, or too little, and
 // errdefs.ErrPermissionDenied for symbolic links to procfs.
-func FillShm(ctx context.Context, c *checkpoint.Checkpoint, spec *specs.Spec, l checkpoint.Limits) (undo func() error, err error) {
+func FillShm(ctx context.Context, c *checkpoint.Checkpoint, spec *specs.Spec, l checkpoint.Limits) (undo func() error,
+	err error) {
 	nothing := func() error { return nil }
 	dir, err := podShm(spec)
 	if err != nil {
@@ -78,23 +79,25 @@ func FillShm(ctx context.Context, c *checkpoint.Checkpoint, spec *specs.Spec, l 
 	err = errors.Join(applyDiff(ctx, view, diff, l.Entries, shmEntry), done())
 	if err != nil {
 		if errors.Is(err, unix.ENOSPC) {
-			err = fmt.Errorf("the pod's /dev/shm is smaller than what the container had in it: %w: %w", err, errdefs.ErrFailedPrecondition)
+			err = fmt.Errorf("the pod's /dev/shm is smaller than what the container had in it: %w: %w", err,
+				errdefs.ErrFailedPrecondition)
 		}
 		return nothing, errors.Join(err, undo())
 	}
 	return undo, nil
 }
 
-// shmEntry refuses symbolic links to what the kernel shows of whoever follows them: CRIU would follow them as the node's root, with the
-// node's files open. No other link is more than a process in the pod could have made: what is open behind one is refused
-// when the paths of open files are verified, which is after this.
+// shmEntry refuses symbolic links to what the kernel shows of whoever follows them: CRIU would follow them as the
+// node's root, with the node's files open. No other link is more than a process in the pod could have made: what is
+// open behind one is refused when the paths of open files are verified, which is after this.
 func shmEntry(h *tar.Header) error {
 	if h.Typeflag != tar.TypeSymlink {
 		return nil
 	}
 	target := path.Clean(h.Linkname)
 	if slices.Contains(strings.Split(target, "/"), "proc") || strings.HasPrefix(target, "/dev/fd") {
-		return fmt.Errorf("entry %.200q: it is a symbolic link to %.200q, and none in /dev/shm may lead to procfs: %w", h.Name, h.Linkname, errdefs.ErrPermissionDenied)
+		return fmt.Errorf("entry %.200q: it is a symbolic link to %.200q, and none in /dev/shm may lead to procfs: %w",
+			h.Name, h.Linkname, errdefs.ErrPermissionDenied)
 	}
 	return nil
 }
@@ -103,7 +106,8 @@ func shmEntry(h *tar.Header) error {
 func podShm(spec *specs.Spec) (string, error) {
 	i := slices.IndexFunc(spec.Mounts, func(m specs.Mount) bool { return path.Clean(m.Destination) == shmPath })
 	if i < 0 || spec.Mounts[i].Type != "bind" || slices.Contains(spec.Mounts[i].Options, "ro") {
-		return "", fmt.Errorf("the checkpoint has files in /dev/shm, where the pod has nothing to write to: %w", errdefs.ErrFailedPrecondition)
+		return "", fmt.Errorf("the checkpoint has files in /dev/shm, where the pod has nothing to write to: %w",
+			errdefs.ErrFailedPrecondition)
 	}
 	dir := spec.Mounts[i].Source
 	theirs, err := os.Stat(dir)
@@ -111,7 +115,8 @@ func podShm(spec *specs.Spec) (string, error) {
 		return "", fmt.Errorf("the pod's /dev/shm: %w", err)
 	}
 	if ours, err := os.Stat(nodeShm); err == nil && os.SameFile(ours, theirs) {
-		return "", fmt.Errorf("the checkpoint has files in /dev/shm, and the pod has the node's: do not set hostIPC: %w", errdefs.ErrFailedPrecondition)
+		return "", fmt.Errorf("the checkpoint has files in /dev/shm, and the pod has the node's: do not set hostIPC: %w",
+			errdefs.ErrFailedPrecondition)
 	}
 	return dir, nil
 }

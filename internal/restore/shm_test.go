@@ -29,7 +29,8 @@ func TestHasShm(t *testing.T) {
 			t.Errorf("%s: %t, %v", name, got, err)
 		}
 	}
-	if _, err := HasShm(t.Context(), open(t, map[string]string{"devshm-checkpoint.tar": "no archive" + string(make([]byte, 600))})); !errdefs.IsInvalidArgument(err) {
+	if _, err := HasShm(t.Context(), open(t, map[string]string{"devshm-checkpoint.tar": "no archive" +
+		string(make([]byte, 600))})); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("no archive: %v", err)
 	}
 }
@@ -64,12 +65,15 @@ func TestFillShm(t *testing.T) {
 		spec  *specs.Spec
 		is    func(error) bool
 	}{
-		"of the node":  {archive(segment), spec("/dev/shm", "rw"), errdefs.IsFailedPrecondition},
-		"read-only":    {archive(segment), spec(dir, "ro"), errdefs.IsFailedPrecondition},
-		"none":         {archive(segment), &specs.Spec{}, errdefs.IsFailedPrecondition},
-		"device":       {archive(segment, entry{tar.Header{Typeflag: tar.TypeChar, Name: "./null", Devmajor: 1, Devminor: 3}, ""}), spec(t.TempDir(), "rw"), errdefs.IsInvalidArgument},
-		"leaves":       {archive(segment, entry{tar.Header{Typeflag: tar.TypeReg, Name: "../x"}, "x"}), spec(t.TempDir(), "rw"), errdefs.IsInvalidArgument},
-		"through link": {archive(segment, entry{tar.Header{Typeflag: tar.TypeSymlink, Name: "./l", Linkname: outside}, ""}, entry{tar.Header{Typeflag: tar.TypeReg, Name: "./l/secret/x"}, "x"}), spec(t.TempDir(), "rw"), nil},
+		"of the node": {archive(segment), spec("/dev/shm", "rw"), errdefs.IsFailedPrecondition},
+		"read-only":   {archive(segment), spec(dir, "ro"), errdefs.IsFailedPrecondition},
+		"none":        {archive(segment), &specs.Spec{}, errdefs.IsFailedPrecondition},
+		"device": {archive(segment, entry{tar.Header{Typeflag: tar.TypeChar, Name: "./null", Devmajor: 1, Devminor: 3},
+			""}), spec(t.TempDir(), "rw"), errdefs.IsInvalidArgument},
+		"leaves": {archive(segment, entry{tar.Header{Typeflag: tar.TypeReg, Name: "../x"}, "x"}),
+			spec(t.TempDir(), "rw"), errdefs.IsInvalidArgument},
+		"through link": {archive(segment, entry{tar.Header{Typeflag: tar.TypeSymlink, Name: "./l", Linkname: outside}, ""},
+			entry{tar.Header{Typeflag: tar.TypeReg, Name: "./l/secret/x"}, "x"}), spec(t.TempDir(), "rw"), nil},
 	} {
 		undo, err := FillShm(t.Context(), open(t, c.files), c.spec, checkpoint.DefaultLimits())
 		if c.is == nil {
@@ -89,16 +93,19 @@ func TestFillShm(t *testing.T) {
 	}
 }
 
-// TestFillShmLinks: no link that a checkpoint brings leads to what CRIU has open. Where others lead is for those who look at paths.
+// TestFillShmLinks: no link that a checkpoint brings leads to what CRIU has open. Where others lead is for those who
+// look at paths.
 func TestFillShmLinks(t *testing.T) {
 	for target, fine := range map[string]bool{
 		"segment": true, "a/b/c": true, "../../x": true, "/dev/shm/x": true, "/var/lib/app": true, "/srv/processes": true,
-		"/proc/self/fd/126/../../etc": false, "/proc": false, "../../proc/1/root": false, "x/../proc/self": false, "//proc//self": false, "/dev/fd/126/etc": false,
+		"/proc/self/fd/126/../../etc": false, "/proc": false, "../../proc/1/root": false, "x/../proc/self": false,
+		"//proc//self": false, "/dev/fd/126/etc": false,
 	} {
 		dir := t.TempDir()
 		write(t, dir, map[string]string{"old": "kept"})
 		spec := &specs.Spec{Mounts: []specs.Mount{{Destination: "/dev/shm", Type: "bind", Source: dir}}}
-		files := map[string]string{"devshm-checkpoint.tar": tarball(t, entry{tar.Header{Typeflag: tar.TypeReg, Name: "./first"}, "x"},
+		files := map[string]string{"devshm-checkpoint.tar": tarball(t,
+			entry{tar.Header{Typeflag: tar.TypeReg, Name: "./first"}, "x"},
 			entry{tar.Header{Typeflag: tar.TypeSymlink, Name: "./l", Linkname: target}, ""})}
 		_, err := FillShm(t.Context(), open(t, files), spec, checkpoint.DefaultLimits())
 		switch {

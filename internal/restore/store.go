@@ -107,8 +107,8 @@ func Pending(c *containers.Container) bool {
 	return err != nil || !r.Ended && !r.Draining
 }
 
-// ImageID returns the CRI's ID of the checkpoint image that a container was made from, whether it is restored or begins anew.
-// It is empty for an ordinary container and for one from an archive.
+// ImageID returns the CRI's ID of the checkpoint image that a container was made from, whether it is restored or begins
+// anew. It is empty for an ordinary container and for one from an archive.
 func ImageID(c *containers.Container) string {
 	if o := origin.Of(c); o != nil {
 		return o.ImageID
@@ -163,7 +163,8 @@ func (s *Store) End(ctx context.Context, id string) error {
 func (s *Store) release(ctx context.Context, r *Record) error {
 	// Before what it serves from is removed.
 	errs := []error{pageserver.Stop(ctx, s.Dirs.Work(r.ID))}
-	for _, dir := range []string{filepath.Join(s.Dirs.State, r.ID), s.Dirs.Archive(r.ID), s.Dirs.Work(r.ID), s.Dirs.Replaced(r.ID), s.Dirs.Guard(r.ID)} {
+	for _, dir := range []string{filepath.Join(s.Dirs.State, r.ID), s.Dirs.Archive(r.ID), s.Dirs.Work(r.ID),
+		s.Dirs.Replaced(r.ID), s.Dirs.Guard(r.ID)} {
 		errs = append(errs, mounts.Remove(dir))
 	}
 	return errors.Join(append(errs, s.removeView(ctx, r))...)
@@ -219,13 +220,15 @@ func (s *Store) detachLeftovers(id string) error {
 	below += "/"
 	criuRoot := "/" + id + "/criu-root" // runc: libcontainer/criu_linux.go, Restore
 	return mounts.Where(func(mountpoint string) bool {
-		return strings.HasPrefix(mountpoint, below) || strings.HasSuffix(mountpoint, criuRoot) || strings.Contains(mountpoint, criuRoot+"/")
+		return strings.HasPrefix(mountpoint, below) || strings.HasSuffix(mountpoint, criuRoot) ||
+			strings.Contains(mountpoint, criuRoot+"/")
 	})
 }
 
 // Failed explains why the task of a restored container did not start.
 func (s *Store) Failed(ctx context.Context, id string, r *Record, err error) error {
-	return fmt.Errorf("checkpoint %s: %w%s", r.Image, s.Logs.Explain(ctx, id, s.Dirs.Work(r.ID), err), withoutRoom(s.Dirs.Root, s.Dirs.State))
+	return fmt.Errorf("checkpoint %s: %w%s", r.Image, s.Logs.Explain(ctx, id, s.Dirs.Work(r.ID), err),
+		withoutRoom(s.Dirs.Root, s.Dirs.State))
 }
 
 // maxFailure bounds what a record keeps of a failure, in bytes.
@@ -253,7 +256,8 @@ func (s *Store) criuOptions(r *Record, spec *specs.Spec) ([]criu.Option, error) 
 	if err != nil {
 		return nil, err
 	}
-	// Every checkpoint of ours has them, and without the option CRIU leaves them out in silence (criu/file-lock.c, prepare_file_locks).
+	// Every checkpoint of ours has them, and without the option CRIU leaves them out in silence (criu/file-lock.c,
+	// prepare_file_locks).
 	options = append(options, criu.Option{Name: "file-locks"})
 	switch policy.TCP(r.TCP) {
 	case policy.CloseTCP:

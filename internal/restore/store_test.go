@@ -61,7 +61,8 @@ func TestEnd(t *testing.T) {
 	}
 	after, _, err := w.store.Get(w.ctx, "c1")
 	check(t, err)
-	if string(after.Spec.GetValue()) != string(before.Spec.GetValue()) || after.Labels["app"] != "x" || after.Labels[LabelID] != r.ID {
+	if string(after.Spec.GetValue()) != string(before.Spec.GetValue()) || after.Labels["app"] != "x" ||
+		after.Labels[LabelID] != r.ID {
 		t.Errorf("%+v", after)
 	}
 	check(t, w.store.Remove(w.ctx, r))
@@ -134,11 +135,13 @@ func TestDetach(t *testing.T) {
 			left := []string{
 				filepath.Join(real, "c1", "rootfs", "etc", "hosts"), filepath.Join(real, "c1", "rootfs", "data"),
 				filepath.Join(runc, "c1", "criu-root"), filepath.Join(runc, "c1", "criu-root", "data"),
-				filepath.Join(w.store.Dirs.Work(r.ID), ".criu.cgyard.x"), filepath.Join(w.store.Dirs.Work(r.ID), ".criu.cgyard.x", "memory"),
+				filepath.Join(w.store.Dirs.Work(r.ID), ".criu.cgyard.x"),
+				filepath.Join(w.store.Dirs.Work(r.ID), ".criu.cgyard.x", "memory"),
 			}
 			stay := []string{
 				filepath.Join(real, "c1", "rootfs"), // the shim's to unmount
-				filepath.Join(real, "c10", "rootfs", "data"), filepath.Join(runc, "c10", "criu-root"), filepath.Join(runc, "c1", "criu-roots"),
+				filepath.Join(real, "c10", "rootfs", "data"), filepath.Join(runc, "c10", "criu-root"),
+				filepath.Join(runc, "c1", "criu-roots"),
 			}
 			for _, dir := range stay {
 				bind(t, precious, dir)

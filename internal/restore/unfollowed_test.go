@@ -11,15 +11,16 @@ import (
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
 )
 
-// Another container of the pod may exchange a directory of /dev/shm for a link while the checkpoint's files come into it: nothing of
-// them gets out of it, and without one they all come.
+// Another container of the pod may exchange a directory of /dev/shm for a link while the checkpoint's files come into
+// it: nothing of them gets out of it, and without one they all come.
 func TestFillShmSwapped(t *testing.T) {
 	base := mountDir(t)
 	shm, node := mkdir(t, base, "shm"), mkdir(t, base, "node")
 	dir, other := mkdir(t, shm, "d"), filepath.Join(shm, "other")
 	check(t, os.Symlink(node, other))
 	spec := &specs.Spec{Mounts: []specs.Mount{{Destination: "/dev/shm", Type: "bind", Source: shm}}}
-	c := open(t, map[string]string{"devshm-checkpoint.tar": tarball(t, file("d/a", "1"), file("d/b", "2"), special('1', "d/c", "d/a"))})
+	c := open(t, map[string]string{"devshm-checkpoint.tar": tarball(t, file("d/a", "1"), file("d/b", "2"),
+		special('1', "d/c", "d/a"))})
 	fill := func() (func() error, error) { return FillShm(t.Context(), c, spec, checkpoint.DefaultLimits()) }
 
 	undo, err := fill()

@@ -105,7 +105,8 @@ func raw(url string, value []byte) *anypb.Any { return &anypb.Any{TypeUrl: url, 
 // checkpointFiles is the smallest checkpoint that containerd could have written.
 func checkpointFiles() map[string]string {
 	return map[string]string{
-		"config.dump":                 `{"id":"c1","name":"c","rootfsImageRef":"registry.example/base@sha256:` + strings.Repeat("a", 64) + `"}`,
+		"config.dump": `{"id":"c1","name":"c","rootfsImageRef":"registry.example/base@sha256:` +
+			strings.Repeat("a", 64) + `"}`,
 		"spec.dump":                   `{"process":{},"root":{"path":"rootfs"},"linux":{}}`,
 		"checkpoint/inventory.img":    "inventory",
 		"checkpoint/descriptors.json": `["/dev/null","pipe:[1]","pipe:[2]"]`,

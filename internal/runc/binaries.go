@@ -36,15 +36,16 @@ type binary struct {
 	version Version
 }
 
-// Find returns the file that the shim starts for the BinaryName of a handler's options: a path as it is, a name from PATH. The error
-// is of class errdefs.ErrFailedPrecondition.
+// Find returns the file that the shim starts for the BinaryName of a handler's options: a path as it is, a name from
+// PATH. The error is of class errdefs.ErrFailedPrecondition.
 func (b *Binaries) Find(name string) (string, error) {
 	if name == "" {
 		name = Default
 	}
 	if strings.Contains(name, "/") {
 		if _, err := exec.LookPath(name); err != nil {
-			return "", fmt.Errorf("runc %s: %w: install it, or correct BinaryName of the runtime handler: %w", name, err, errdefs.ErrFailedPrecondition)
+			return "", fmt.Errorf("runc %s: %w: install it, or correct BinaryName of the runtime handler: %w", name, err,
+				errdefs.ErrFailedPrecondition)
 		}
 		return name, nil
 	}
@@ -59,8 +60,9 @@ func (b *Binaries) Find(name string) (string, error) {
 	return "", fmt.Errorf("no %s in PATH %q: install runc %s: %w", name, b.Path, Needed, errdefs.ErrFailedPrecondition)
 }
 
-// Version returns the version of the binary that a handler's BinaryName means. The error, for one that is not there, says none or is too
-// old to restore with as well, is of class errdefs.ErrFailedPrecondition, and names the file. If the context ends it is the context's.
+// Version returns the version of the binary that a handler's BinaryName means. The error, for one that is not there,
+// says none or is too old to restore with as well, is of class errdefs.ErrFailedPrecondition, and names the file. If
+// the context ends it is the context's.
 func (b *Binaries) Version(ctx context.Context, name string) (file string, v Version, err error) {
 	if file, err = b.Find(name); err != nil {
 		return "", Version{}, err
@@ -69,7 +71,8 @@ func (b *Binaries) Version(ctx context.Context, name string) (file string, v Ver
 		return file, Version{}, err
 	}
 	if !v.Usable() {
-		return file, v, fmt.Errorf("%s is runc %s, with which a link in a root file system can bring a container another directory of the node (CVE-2026-119101): install runc %s: %w",
+		return file, v, fmt.Errorf("%s is runc %s, with which a link in a root file system can bring a container another "+
+			"directory of the node (CVE-2026-119101): install runc %s: %w",
 			file, v, Needed, errdefs.ErrFailedPrecondition)
 	}
 	return file, v, nil
@@ -87,7 +90,8 @@ func (b *Binaries) version(ctx context.Context, file string) (Version, error) {
 	b.mu.Lock()
 	before := b.known[file]
 	b.mu.Unlock()
-	if before != nil && os.SameFile(before.info, info) && before.info.Size() == info.Size() && before.changed == now.changed {
+	if before != nil && os.SameFile(before.info, info) && before.info.Size() == info.Size() &&
+		before.changed == now.changed {
 		return before.version, nil
 	}
 	limited, cancel := context.WithTimeout(ctx, checkTimeout)

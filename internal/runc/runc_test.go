@@ -13,18 +13,23 @@ import (
 
 func TestUsable(t *testing.T) {
 	for text, want := range map[string]bool{
-		"runc version 1.4.4\ncommit: v1.4.4-0-g1\nspec: 1.3.0\n": true, "runc version 1.4.10": true, "runc version 1.5.3": true, "runc version 1.6.0": true, "runc version 1.7.0-rc.1": true,
-		"runc version 2.0.0": true, "runc version 1.4.4-0ubuntu1~24.04": true, "runc version 1.4.4+ds1": true, "runc version 1.5.3+dev": true, "runc version v1.4.5": true,
+		"runc version 1.4.4\ncommit: v1.4.4-0-g1\nspec: 1.3.0\n": true, "runc version 1.4.10": true,
+		"runc version 1.5.3": true, "runc version 1.6.0": true, "runc version 1.7.0-rc.1": true,
+		"runc version 2.0.0": true, "runc version 1.4.4-0ubuntu1~24.04": true, "runc version 1.4.4+ds1": true,
+		"runc version 1.5.3+dev": true, "runc version v1.4.5": true,
 		"NVIDIA Container Runtime version 1.17.8\ncommit: x\nspec: 1.2.1\n\nrunc version 1.4.4\n": true,
-		"runc version 1.4.3": false, "runc version 1.4.0-rc.92": false, "runc version 1.3.9": false, "runc version 1.5.2": false, "runc version 1.5.0-rc.2": false, "runc version 1.0.0-rc93": false,
-		"runc version 1.6.0-rc.1": false, "runc version 1.1.5+ds1-1+deb12u1": false, "NVIDIA Container Runtime version 1.17.8\n\nrunc version 1.1.12\n": false,
+		"runc version 1.4.3": false, "runc version 1.4.0-rc.92": false, "runc version 1.3.9": false,
+		"runc version 1.5.2": false, "runc version 1.5.0-rc.2": false, "runc version 1.0.0-rc93": false,
+		"runc version 1.6.0-rc.1": false, "runc version 1.1.5+ds1-1+deb12u1": false,
+		"NVIDIA Container Runtime version 1.17.8\n\nrunc version 1.1.12\n": false,
 	} {
 		v, err := parseVersion([]byte(text))
 		if err != nil || v.Usable() != want {
 			t.Errorf("%q: %s, usable %t, error %v, want %t", text, v, v.Usable(), err, want)
 		}
 	}
-	for _, text := range []string{"", "crun version 1.20", "runc version unknown", "runc version 99999999999999999999.1.1"} {
+	for _, text := range []string{"", "crun version 1.20", "runc version unknown",
+		"runc version 99999999999999999999.1.1"} {
 		if _, err := parseVersion([]byte(text)); !errdefs.IsFailedPrecondition(err) {
 			t.Errorf("%q: error %v", text, err)
 		}
@@ -64,9 +69,11 @@ func TestBinaries(t *testing.T) {
 		t.Errorf("asked %q, %v, want once", data, err)
 	}
 	for name, says := range map[string]string{
-		"old": old + " is runc 1.4.3", old: "install runc 1.4.4", other: "crun version", fails: "exit status 3", "absent": `no absent in PATH`, "/absent/runc": "BinaryName",
+		"old": old + " is runc 1.4.3", old: "install runc 1.4.4", other: "crun version", fails: "exit status 3",
+		"absent": `no absent in PATH`, "/absent/runc": "BinaryName",
 	} {
-		if _, _, err := b.Version(t.Context(), name); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), says) {
+		if _, _, err := b.Version(t.Context(), name); !errdefs.IsFailedPrecondition(err) ||
+			!strings.Contains(err.Error(), says) {
 			t.Errorf("%q: error %v", name, err)
 		}
 	}

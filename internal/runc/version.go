@@ -18,8 +18,10 @@ type Version struct {
 }
 
 // fixed are the versions from which on a line of runc names a mount to CRIU so that a link in the root file system
-// cannot make it another one (CVE-2026-119101; runc: CHANGELOG.md). Lines after the last have been fixed from their first release on.
-var fixed = []Version{{Major: 1, Minor: 4, Patch: 4}, {Major: 1, Minor: 5, Patch: 3}, {Major: 1, Minor: 6, Candidate: 2}}
+// cannot make it another one (CVE-2026-119101; runc: CHANGELOG.md). Lines after the last have been fixed from their
+// first release on.
+var fixed = []Version{{Major: 1, Minor: 4, Patch: 4}, {Major: 1, Minor: 5, Patch: 3},
+	{Major: 1, Minor: 6, Candidate: 2}}
 
 // Needed says in words which versions can be used.
 const Needed = "1.4.4 or newer, of 1.5 1.5.3 or newer"
@@ -39,7 +41,8 @@ func (v Version) compare(o Version) int {
 		}
 		return v.Candidate
 	}
-	return cmp.Or(cmp.Compare(v.Major, o.Major), cmp.Compare(v.Minor, o.Minor), cmp.Compare(v.Patch, o.Patch), cmp.Compare(rank(v), rank(o)))
+	return cmp.Or(cmp.Compare(v.Major, o.Major), cmp.Compare(v.Minor, o.Minor), cmp.Compare(v.Patch, o.Patch),
+		cmp.Compare(rank(v), rank(o)))
 }
 
 // Usable reports whether a checkpoint can be restored with this version.

@@ -89,10 +89,12 @@ func aarch64() map[string]uint32 {
 // known are the architectures of the OCI specification; those of another machine make no difference on this one.
 var known = map[specs.Arch]bool{
 	specs.ArchX86: true, specs.ArchX86_64: true, specs.ArchX32: true, specs.ArchARM: true, specs.ArchAARCH64: true,
-	specs.ArchMIPS: true, specs.ArchMIPS64: true, specs.ArchMIPS64N32: true, specs.ArchMIPSEL: true, specs.ArchMIPSEL64: true,
+	specs.ArchMIPS: true, specs.ArchMIPS64: true, specs.ArchMIPS64N32: true, specs.ArchMIPSEL: true,
+	specs.ArchMIPSEL64:    true,
 	specs.ArchMIPSEL64N32: true, specs.ArchPPC: true, specs.ArchPPC64: true, specs.ArchPPC64LE: true, specs.ArchS390: true,
-	specs.ArchS390X: true, specs.ArchRISCV64: true, specs.ArchLOONGARCH64: true, specs.ArchPARISC: true, specs.ArchPARISC64: true,
-	specs.ArchM68K: true, specs.ArchSH: true, specs.ArchSHEB: true,
+	specs.ArchS390X: true, specs.ArchRISCV64: true, specs.ArchLOONGARCH64: true, specs.ArchPARISC: true,
+	specs.ArchPARISC64: true,
+	specs.ArchM68K:     true, specs.ArchSH: true, specs.ArchSHEB: true,
 }
 
 func abisOf(machine string) ([]abi, error) {

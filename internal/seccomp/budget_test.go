@@ -15,7 +15,8 @@ const (
 
 // hostile are filters that are short and have many ways through them, on which much is to be done.
 func hostile(named map[uint32]bool) map[string][]instruction {
-	// Numbers below 65536 that the tables have, by exclusions that no bit tells: at the end of each of 2^24 ways all are tried.
+	// Numbers below 65536 that the tables have, by exclusions that no bit tells: at the end of each of 2^24 ways all are
+	// tried.
 	numbers := []instruction{load(wordNumber), {jge, 0, 1, 1 << 16}, ret(retErrno)}
 	for bit := 9; bit < 16; bit++ {
 		mask := uint32(1<<bit | 1<<(bit+1))
@@ -58,7 +59,8 @@ func hostile(named map[uint32]bool) map[string][]instruction {
 	return map[string][]instruction{"numbers": numbers, "exclusions": exclusions, "arguments": arguments, "maze": maze}
 }
 
-// Whatever a filter is like, no more is done than the budget says, and what is not looked at to its end is not accepted.
+// Whatever a filter is like, no more is done than the budget says, and what is not looked at to its end is not
+// accepted.
 func TestBudget(t *testing.T) {
 	profile := newProfile(t, readProfile(t, "default"))
 	for name, code := range hostile(profile.abis[0].named) {
@@ -91,7 +93,8 @@ func TestBudgetOfHonestFilters(t *testing.T) {
 		c := NewComparison(t.Context(), newProfile(t, readProfile(t, name)))
 		own := program(t, readFilter(t, name)...)
 		for range 3 {
-			if g, err := grantsOf(c, program(t, readFilter(t, name)...), program(t, ret(retAllow)), own); err != nil || len(g) > 0 {
+			if g, err := grantsOf(c, program(t, readFilter(t, name)...), program(t, ret(retAllow)), own); err != nil ||
+				len(g) > 0 {
 				t.Errorf("%s: %v, %v", name, g, err)
 			}
 		}

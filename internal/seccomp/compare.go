@@ -82,7 +82,8 @@ func NewComparison(ctx context.Context, p *Profile) *Comparison {
 }
 
 // Extend returns a chain with one more filter, which is newer than those of the chain; nil is a chain without any. What
-// the chain holds back already is not looked for again. The cost is at most that of one filter, however long the chain is.
+// the chain holds back already is not looked for again. The cost is at most that of one filter, however long the chain
+// is.
 func (c *Comparison) Extend(chain *Chain, p *Program) *Chain {
 	if chain == nil {
 		chain = c.none
@@ -182,7 +183,8 @@ func (g Grant) of(abi string, i int) Grant {
 	return g
 }
 
-// known compares what happens to a call with a number that the profile may have rules for. What is let through is in out.
+// known compares what happens to a call with a number that the profile may have rules for. What is let through is in
+// out.
 func (w *walker) known(p *Program, a *profiled, c *call, out *found) bool {
 	if c.most == allowed {
 		return true
@@ -299,7 +301,8 @@ func (w *walker) miss(f *facts, rules []rule) bool {
 	return false
 }
 
-// suppose returns facts, to be put back, with outcomes added. It is not ok if they cannot be. When the budget is spent all can be.
+// suppose returns facts, to be put back, with outcomes added. It is not ok if they cannot be. When the budget is spent
+// all can be.
 func (w *walker) suppose(f *facts, way []outcome) (*facts, bool) {
 	next := w.copy(f)
 	for _, o := range way {

@@ -58,13 +58,17 @@ func TestOtherProfile(t *testing.T) {
 		// The engines' default profiles, one in the place of the other.
 		{"podman", "default", []Grant{{"vmsplice", "allowed", "errno", false}, {"socket", "allowed", "errno", true}}},
 		{"default", "podman", []Grant{{"mount", "allowed", "errno", false}, {"unshare", "allowed", "errno", false},
-			{"clone", "allowed", "errno", true}, {"socket", "allowed", "errno", true}, {"mount (x86)", "allowed", "errno", false}}},
+			{"clone", "allowed", "errno", true}, {"socket", "allowed", "errno", true},
+			{"mount (x86)", "allowed", "errno", false}}},
 		// With other capabilities.
 		{"default", "none", nil},
-		{"none", "default", []Grant{{"chroot", "allowed", "errno", false}, {"chroot (x32)", "allowed", "errno", false}, {"chroot (x86)", "allowed", "errno", false}}},
-		{"none", "admin", []Grant{{"mount", "allowed", "errno", false}, {"bpf", "allowed", "errno", false}, {"init_module", "allowed", "errno", false}}},
+		{"none", "default", []Grant{{"chroot", "allowed", "errno", false}, {"chroot (x32)", "allowed", "errno", false},
+			{"chroot (x86)", "allowed", "errno", false}}},
+		{"none", "admin", []Grant{{"mount", "allowed", "errno", false}, {"bpf", "allowed", "errno", false},
+			{"init_module", "allowed", "errno", false}}},
 		// Other actions.
-		{"none", "args", []Grant{{"vhangup", "trace", "errno", false}, {"swapoff", "log", "errno", false}, {"keyctl", "allowed", "errno", false}}},
+		{"none", "args", []Grant{{"vhangup", "trace", "errno", false}, {"swapoff", "log", "errno", false},
+			{"keyctl", "allowed", "errno", false}}},
 		{"deny", "log", []Grant{{"bpf", "trace", "errno", false}, {"ptrace", "log", "kill", false}}},
 		{"log", "deny", []Grant{{"read", "allowed", "log", false}, {"read (x86)", "allowed", "kill", false}}},
 		{"deny", "none", []Grant{{"shmget", "allowed", "errno", false}, {"read (x32)", "allowed", "kill", false}}},
@@ -95,7 +99,8 @@ func TestOneMore(t *testing.T) {
 				}
 				edited := program(t, first(code, retAllow, map[uint32]uint32{wordNumber: c.number, wordArch: a.audit})...)
 				g, err := grantsOf(NewComparison(t.Context(), p), edited)
-				if want := (Grant{c.name, "allowed", c.other.name, len(c.rules) > 0}).of(a.name, i); err != nil || !slices.Equal(g, []Grant{want}) {
+				if want := (Grant{c.name, "allowed", c.other.name, len(c.rules) > 0}).of(a.name, i); err != nil ||
+					!slices.Equal(g, []Grant{want}) {
 					t.Errorf("%s: found %v, error %v, want %v", name, g, err, want)
 				}
 				tried++
@@ -129,9 +134,12 @@ func TestUnknownNumbers(t *testing.T) {
 	}{
 		"a number that is not used": {map[uint32]uint32{wordNumber: 400, wordArch: amd64.audit}, "unknown system call 400"},
 		"a later one":               {map[uint32]uint32{wordNumber: 999, wordArch: amd64.audit}, "unknown system call 999"},
-		"the highest":               {map[uint32]uint32{wordNumber: x32Bit - 1, wordArch: amd64.audit}, fmt.Sprintf("unknown system call %d", x32Bit-1)},
-		"of x32":                    {map[uint32]uint32{wordNumber: x32Bit + 999, wordArch: x32.audit}, fmt.Sprintf("unknown system call %d (x32)", x32Bit+999)},
-		"of x86":                    {map[uint32]uint32{wordNumber: 999, wordArch: i386.audit}, "unknown system call 999 (x86)"},
+		"the highest": {map[uint32]uint32{wordNumber: x32Bit - 1, wordArch: amd64.audit},
+			fmt.Sprintf("unknown system call %d", x32Bit-1)},
+		"of x32": {map[uint32]uint32{wordNumber: x32Bit + 999, wordArch: x32.audit},
+			fmt.Sprintf("unknown system call %d (x32)", x32Bit+999)},
+		"of x86": {map[uint32]uint32{wordNumber: 999, wordArch: i386.audit},
+			"unknown system call 999 (x86)"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			g := grants(t, s, first(code, retAllow, tc.is))
@@ -159,7 +167,8 @@ func TestUnknownNumbers(t *testing.T) {
 		"by itself": {load(wordNumber), {0x07, 0, 0, 0}, {0x2c, 0, 0, 0}, equal(1<<20, 0, 1), ret(retAllow)}, // squared
 	} {
 		t.Run(what, func(t *testing.T) {
-			if g := grants(t, s, append(rule, code...)); !slices.ContainsFunc(g, func(g Grant) bool { return strings.HasPrefix(g.Syscall, "unknown") }) {
+			if g := grants(t, s, append(rule, code...)); !slices.ContainsFunc(g,
+				func(g Grant) bool { return strings.HasPrefix(g.Syscall, "unknown") }) {
 				t.Errorf("found %v", g)
 			}
 		})
@@ -183,12 +192,16 @@ func TestChain(t *testing.T) {
 		"the other way round":            {[][]instruction{all, honest}, nil},
 		"each holds what the other lets": {[][]instruction{mount, bpf}, nil},
 		"both let it through":            {[][]instruction{mount, mount}, []string{"mount"}},
-		"one that allows everything":     {[][]instruction{all}, []string{"mount", "bpf", "unshare", "mount (x86)", "unknown system call 335 (x86)"}},
-		"a weaker one and nothing":       {[][]instruction{mount, all}, []string{"mount"}},
-		"stricter than the profile":      {[][]instruction{{ret(retErrno | 1)}}, nil},
-		"a listener that is gone":        {[][]instruction{first(honest, retUserNotif, map[uint32]uint32{wordNumber: 165})}, []string{"mount"}},
-		"a tracer":                       {[][]instruction{first(honest, retTrace, map[uint32]uint32{wordNumber: 165})}, []string{"mount"}},
-		"an action without meaning":      {[][]instruction{first(honest, 0x7ffe0000, map[uint32]uint32{wordNumber: 165})}, []string{"mount"}},
+		"one that allows everything": {[][]instruction{all},
+			[]string{"mount", "bpf", "unshare", "mount (x86)", "unknown system call 335 (x86)"}},
+		"a weaker one and nothing":  {[][]instruction{mount, all}, []string{"mount"}},
+		"stricter than the profile": {[][]instruction{{ret(retErrno | 1)}}, nil},
+		"a listener that is gone": {[][]instruction{first(honest, retUserNotif, map[uint32]uint32{wordNumber: 165})},
+			[]string{"mount"}},
+		"a tracer": {[][]instruction{first(honest, retTrace, map[uint32]uint32{wordNumber: 165})},
+			[]string{"mount"}},
+		"an action without meaning": {[][]instruction{first(honest, 0x7ffe0000, map[uint32]uint32{wordNumber: 165})},
+			[]string{"mount"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			g := grants(t, s, tc.chain...)
@@ -305,7 +318,8 @@ func TestAgainstMachine(t *testing.T) {
 					return true
 				})
 				if want := c.stronger(w, &f, strengthOf(is)); ways != 1 || want != nil {
-					t.Errorf("%s: %s (%s) %#x: %d ways, the filter returns %#x, the profile says %v", name, c.name, a.name, args, ways, is, want)
+					t.Errorf("%s: %s (%s) %#x: %d ways, the filter returns %#x, the profile says %v", name, c.name, a.name, args,
+						ways, is, want)
 				}
 			}
 		}

@@ -20,11 +20,14 @@ func FuzzGrants(f *testing.F) {
 		}
 	}
 	f.Add(raw(ret(retAllow)), byte(2), uint32(165), uint64(0), uint64(0), []byte{})
-	f.Add(raw(load(0), equal(165, 0, 1), ret(retAllow), ret(retErrno|1)), byte(2), uint32(165), uint64(0), uint64(0), []byte{})
-	f.Add(raw(load(4), and(0xff), equal(3, 0, 1), ret(retAllow), ret(retKillThread)), byte(1), uint32(56), uint64(3), uint64(0), []byte{1})
+	f.Add(raw(load(0), equal(165, 0, 1), ret(retAllow), ret(retErrno|1)), byte(2), uint32(165), uint64(0), uint64(0),
+		[]byte{})
+	f.Add(raw(load(4), and(0xff), equal(3, 0, 1), ret(retAllow), ret(retKillThread)), byte(1), uint32(56), uint64(3),
+		uint64(0), []byte{1})
 	f.Fuzz(func(t *testing.T, code []byte, which byte, number uint32, one, two uint64, more []byte) {
 		filter, err := Parse(code)
-		if err != nil || slices.ContainsFunc(filter.code, func(in instruction) bool { return in.op == unix.BPF_ALU|unix.BPF_NEG }) {
+		if err != nil || slices.ContainsFunc(filter.code,
+			func(in instruction) bool { return in.op == unix.BPF_ALU|unix.BPF_NEG }) {
 			return // the other implementation cannot negate
 		}
 		profile := profiles[int(which)%len(profiles)]
@@ -50,7 +53,8 @@ func FuzzGrants(f *testing.F) {
 				facts, w := d.exact(), newWalker(t.Context(), maxSteps)
 				is := run(t, filter.code, d)
 				if want := c.stronger(w, &facts, strengthOf(is)); want != nil {
-					t.Errorf("%s (%s) %#x: the filter returns %#x, the profile says %v, and nothing was found", c.name, a.name, args, is, want)
+					t.Errorf("%s (%s) %#x: the filter returns %#x, the profile says %v, and nothing was found", c.name, a.name, args,
+						is, want)
 				}
 			}
 		}

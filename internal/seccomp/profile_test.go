@@ -42,7 +42,8 @@ func TestNotify(t *testing.T) {
 	s.Syscalls = append(s.Syscalls, specs.LinuxSyscall{Names: []string{"mount"}, Action: specs.ActNotify})
 	for ret, lets := range map[uint32]int{retUserNotif: 1, retAllow: 1, retErrno: 0} {
 		g := grants(t, s, first(code, ret, map[uint32]uint32{wordNumber: 165, wordArch: machines["amd64"]()[0].audit}))
-		if m, ok := named(g, "mount"); len(g) != lets || ok != (lets > 0) || ok && !strings.Contains(m.Allowed, "no listener") {
+		if m, ok := named(g, "mount"); len(g) != lets || ok != (lets > 0) || ok &&
+			!strings.Contains(m.Allowed, "no listener") {
 			t.Errorf("%#x: found %v", ret, g)
 		}
 	}
@@ -58,7 +59,8 @@ func TestNames(t *testing.T) {
 		is      bool
 	}{
 		{"amd64", 0, "mount", 165, true}, {"amd64", 0, "file_setattr", 469, true}, {"amd64", 0, "chown32", 0, false},
-		{"amd64", 1, "ioctl", x32Bit | 514, true}, {"amd64", 1, "read", x32Bit, true}, {"amd64", 1, "create_module", 0, false},
+		{"amd64", 1, "ioctl", x32Bit | 514, true}, {"amd64", 1, "read", x32Bit, true},
+		{"amd64", 1, "create_module", 0, false},
 		{"amd64", 2, "chown32", 212, true}, {"amd64", 2, "socketcall", 102, true},
 		{"arm64", 0, "newfstatat", 79, true}, {"arm64", 0, "fstatat", 0, false}, {"arm64", 0, "futex_time64", 0, false},
 		{"arm64", 0, "mount", 40, true}, {"arm64", 0, "open", 0, false}, {"arm64", 1, "set_tls", 983045, true},
@@ -82,15 +84,19 @@ func TestProfileRefuses(t *testing.T) {
 		machine string
 		say     string
 	}{
-		"machine":        {specs.LinuxSeccomp{DefaultAction: specs.ActErrno}, "s390x", "s390x"},
-		"action":         {specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_MAYBE"}, "amd64", "SCMP_ACT_MAYBE"},
-		"default":        {specs.LinuxSeccomp{Syscalls: allow}, "amd64", `action ""`},
-		"architecture":   {specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Architectures: []specs.Arch{"VAX"}}, "amd64", "VAX"},
-		"action of rule": {specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: "X"}}}, "amd64", `"X"`},
-		"operator": {specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActAllow,
-			Args: []specs.LinuxSeccompArg{{Op: "SCMP_CMP_LIKE"}}}}}, "amd64", "SCMP_CMP_LIKE"},
-		"argument": {specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActAllow,
-			Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}}}}}, "amd64", "argument 6"},
+		"machine": {specs.LinuxSeccomp{DefaultAction: specs.ActErrno}, "s390x", "s390x"},
+		"action":  {specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_MAYBE"}, "amd64", "SCMP_ACT_MAYBE"},
+		"default": {specs.LinuxSeccomp{Syscalls: allow}, "amd64", `action ""`},
+		"architecture": {specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Architectures: []specs.Arch{"VAX"}}, "amd64",
+			"VAX"},
+		"action of rule": {specs.LinuxSeccomp{DefaultAction: specs.ActErrno,
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: "X"}}}, "amd64", `"X"`},
+		"operator": {specs.LinuxSeccomp{DefaultAction: specs.ActErrno,
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActAllow,
+				Args: []specs.LinuxSeccompArg{{Op: "SCMP_CMP_LIKE"}}}}}, "amd64", "SCMP_CMP_LIKE"},
+		"argument": {specs.LinuxSeccomp{DefaultAction: specs.ActErrno,
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActAllow,
+				Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}}}}}, "amd64", "argument 6"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			if _, err := NewProfile(&tc.profile, tc.machine); err == nil || !strings.Contains(err.Error(), tc.say) {
@@ -98,7 +104,8 @@ func TestProfileRefuses(t *testing.T) {
 			}
 		})
 	}
-	for what, s := range map[string]*specs.LinuxSeccomp{"none": nil, "empty": {}, "only architectures": {Architectures: []specs.Arch{specs.ArchX86}}} {
+	for what, s := range map[string]*specs.LinuxSeccomp{"none": nil, "empty": {},
+		"only architectures": {Architectures: []specs.Arch{specs.ArchX86}}} {
 		if p, err := NewProfile(s, "s390x"); p != nil || err != nil {
 			t.Errorf("%s: profile %v, error %v", what, p, err)
 		}
@@ -112,7 +119,8 @@ func TestSpecAllow(t *testing.T) {
 		want  bool
 	}{
 		"no list": {nil, true}, "empty list": {[]specs.LinuxSeccompFlag{}, false},
-		"another": {[]specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog}, false}, "it": {[]specs.LinuxSeccompFlag{specs.LinuxSeccompFlagSpecAllow}, true},
+		"another": {[]specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog}, false},
+		"it":      {[]specs.LinuxSeccompFlag{specs.LinuxSeccompFlagSpecAllow}, true},
 	} {
 		p, err := NewProfile(&specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Flags: tc.flags}, "amd64")
 		if err != nil || p.SpecAllow != tc.want {

@@ -27,7 +27,8 @@ type rule struct {
 	action     action
 }
 
-// conditionOf reads a condition. On a narrow ABI only the lower half of an argument is looked at (libseccomp, _db_rule_gen_32).
+// conditionOf reads a condition. On a narrow ABI only the lower half of an argument is looked at (libseccomp,
+// _db_rule_gen_32).
 func conditionOf(a specs.LinuxSeccompArg, narrow bool) (condition, error) {
 	if a.Index >= maxArgs {
 		return condition{}, fmt.Errorf("a system call has no argument %d", a.Index)

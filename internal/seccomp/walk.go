@@ -28,8 +28,8 @@ type registers struct {
 	scratch [scratchWords]value
 }
 
-// walker follows programs, and does all else that takes work. Its budget is how much it may do, in the instructions that
-// could be followed instead.
+// walker follows programs, and does all else that takes work. Its budget is how much it may do, in the instructions
+// that could be followed instead.
 type walker struct {
 	ctx    context.Context
 	budget int
@@ -87,9 +87,9 @@ func (w *walker) copy(f *facts) *facts {
 
 func (w *walker) put(f *facts) { w.spare = append(w.spare, f) }
 
-// walk calls leaf for every way through the program that a call of these facts can take,
-// with what is known of the call at its end, which leaf must not keep, and what the program returns. An unknown return is
-// one that allows. It ends early, and says so by false, when leaf returns false or the budget is spent.
+// walk calls leaf for every way through the program that a call of these facts can take, with what is known of the call
+// at its end, which leaf must not keep, and what the program returns. An unknown return is one that allows. It ends
+// early, and says so by false, when leaf returns false or the budget is spent.
 func (w *walker) walk(p *Program, f *facts, leaf func(f *facts, ret uint32) bool) bool {
 	own := w.copy(f)
 	defer w.put(own)

@@ -27,9 +27,12 @@ func anyProgram(r *rand.Rand) []instruction {
 		case 5:
 			in = []instruction{
 				{op: unix.BPF_LD | unix.BPF_IMM, k: k}, {op: unix.BPF_LDX | unix.BPF_IMM, k: k},
-				{op: unix.BPF_MISC | unix.BPF_TAX}, {op: unix.BPF_MISC | unix.BPF_TXA}, {op: unix.BPF_LD | unix.BPF_W | unix.BPF_LEN},
-				{op: unix.BPF_ALU | unix.BPF_LSH, k: k % 32}, {op: unix.BPF_ALU | unix.BPF_RSH, k: k % 32}, {op: unix.BPF_ALU | unix.BPF_DIV, k: k | 1},
-				{op: unix.BPF_ST, k: k % 16}, {op: unix.BPF_STX, k: k % 16}, {op: unix.BPF_LD | unix.BPF_MEM, k: k % 16}, {op: unix.BPF_LDX | unix.BPF_MEM, k: k % 16},
+				{op: unix.BPF_MISC | unix.BPF_TAX}, {op: unix.BPF_MISC | unix.BPF_TXA},
+				{op: unix.BPF_LD | unix.BPF_W | unix.BPF_LEN},
+				{op: unix.BPF_ALU | unix.BPF_LSH, k: k % 32}, {op: unix.BPF_ALU | unix.BPF_RSH, k: k % 32},
+				{op: unix.BPF_ALU | unix.BPF_DIV, k: k | 1},
+				{op: unix.BPF_ST, k: k % 16}, {op: unix.BPF_STX, k: k % 16}, {op: unix.BPF_LD | unix.BPF_MEM, k: k % 16},
+				{op: unix.BPF_LDX | unix.BPF_MEM, k: k % 16},
 			}[r.IntN(12)]
 		case 6:
 			if rest > 1 {

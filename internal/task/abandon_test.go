@@ -50,7 +50,8 @@ func TestProcessesThatRuncDoesNotKnow(t *testing.T) {
 	}
 	broken := errors.New("runc was killed")
 	w.inner.start = func(context.Context, *api.StartRequest) (*api.StartResponse, error) { return nil, broken }
-	if _, err := w.tasks.Start(w.ctx, &api.StartRequest{ContainerID: id}); err == nil || !strings.Contains(err.Error(), "runc was killed") {
+	if _, err := w.tasks.Start(w.ctx, &api.StartRequest{ContainerID: id}); err == nil ||
+		!strings.Contains(err.Error(), "runc was killed") {
 		t.Errorf("%v", err)
 	}
 	if !killed(t, inside) {
@@ -74,7 +75,8 @@ func TestRemoveCgroupOfNobodyElse(t *testing.T) {
 	check(t, os.Mkdir(dir, 0o755))
 	defer os.Remove(dir)
 	for _, spec := range []string{
-		`{"linux":{"cgroupsPath":"` + name + `"}}`, `{"linux":{"cgroupsPath":"system.slice:cri-containerd:` + id + `"}}`, `{"linux":{}}`, `{}`,
+		`{"linux":{"cgroupsPath":"` + name + `"}}`, `{"linux":{"cgroupsPath":"system.slice:cri-containerd:` + id + `"}}`,
+		`{"linux":{}}`, `{}`,
 	} {
 		check(t, removeCgroup(&containers.Container{ID: id, Spec: jsonAny("spec", spec)}))
 	}
@@ -82,7 +84,8 @@ func TestRemoveCgroupOfNobodyElse(t *testing.T) {
 	if !exists(t, dir) {
 		t.Error("the cgroup of another was removed")
 	}
-	if err := removeCgroup(&containers.Container{ID: id, Spec: jsonAny("spec", "{")}); err == nil || !strings.Contains(err.Error(), id) {
+	if err := removeCgroup(&containers.Container{ID: id, Spec: jsonAny("spec", "{")}); err == nil ||
+		!strings.Contains(err.Error(), id) {
 		t.Errorf("%v", err)
 	}
 }
@@ -144,7 +147,8 @@ func TestGuard(t *testing.T) {
 	w.container("ordinary", nil)
 	w.tasks.Guard(w.store.Containers, errdefs.ErrNotFound.WithMessage("no criu in PATH"))
 	got := w.capture()
-	for id, refused := range map[string]bool{"pending": true, "newer": true, "unfinished": true, "ended": false, "ordinary": false, "unknown": false} {
+	for id, refused := range map[string]bool{"pending": true, "newer": true, "unfinished": true, "ended": false,
+		"ordinary": false, "unknown": false} {
 		r := request(id, nil)
 		_, err := w.tasks.Create(w.ctx, r)
 		if !refused {

@@ -19,7 +19,8 @@ import (
 
 // Create creates the task of a container. For one with a restore record the
 // shim gets CRIU's directories, and its Start will be a restore.
-func (t *Tasks) Create(ctx context.Context, r *api.CreateTaskRequest, opts ...grpc.CallOption) (_ *api.CreateTaskResponse, retErr error) {
+func (t *Tasks) Create(ctx context.Context, r *api.CreateTaskRequest,
+	opts ...grpc.CallOption) (_ *api.CreateTaskResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "create task")
 	b := t.bound.Load()
 	if b == nil {
@@ -55,7 +56,8 @@ func (t *Tasks) Create(ctx context.Context, r *api.CreateTaskRequest, opts ...gr
 }
 
 // createRestored creates the task of a container with a restore record.
-func (t *Tasks) createRestored(ctx context.Context, b *binding, c *containers.Container, rec *restore.Record, r *api.CreateTaskRequest, opts ...grpc.CallOption) (_ *api.CreateTaskResponse, retErr error) {
+func (t *Tasks) createRestored(ctx context.Context, b *binding, c *containers.Container, rec *restore.Record,
+	r *api.CreateTaskRequest, opts ...grpc.CallOption) (_ *api.CreateTaskResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "prepare restore")
 	changed, err := b.prepare(ctx, c, rec, r)
 	if err != nil {
@@ -66,7 +68,8 @@ func (t *Tasks) createRestored(ctx context.Context, b *binding, c *containers.Co
 
 // prepare makes everything ready for CRIU and returns the request by which the
 // shim learns of it.
-func (b *binding) prepare(ctx context.Context, c *containers.Container, rec *restore.Record, r *api.CreateTaskRequest) (*api.CreateTaskRequest, error) {
+func (b *binding) prepare(ctx context.Context, c *containers.Container, rec *restore.Record,
+	r *api.CreateTaskRequest) (*api.CreateTaskRequest, error) {
 	// Seen at the creation, too, and it may have been exchanged since.
 	if err := b.restores.CheckRuntime(ctx, r.Options, c.Runtime.Options); err != nil {
 		return nil, err

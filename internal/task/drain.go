@@ -30,7 +30,8 @@ func (b *binding) serve(ctx context.Context, id string, rec *restore.Record) *pa
 		return err
 	})
 	if err != nil {
-		log.G(ctx).WithError(err).WithField("container", id).Warn("no page server, all memory is restored before the container runs")
+		log.G(ctx).WithError(err).WithField("container", id).
+			Warn("no page server, all memory is restored before the container runs")
 	}
 	return server
 }
@@ -75,7 +76,8 @@ func (b *binding) resume(ctx context.Context, id string, rec *restore.Record) er
 }
 
 // settle waits until the memory has arrived or is lost, says so, and releases what the restore needed.
-func (b *binding) settle(ctx context.Context, id string, rec *restore.Record, server *pageserver.Server, began time.Time) {
+func (b *binding) settle(ctx context.Context, id string, rec *restore.Record, server *pageserver.Server,
+	began time.Time) {
 	ctx, span := tracing.StartSpan(ctx, "cri.restore.drain", tracing.WithAttribute("container.id", id))
 	defer span.End()
 	if server != nil {

@@ -21,7 +21,8 @@ import (
 
 // Metrics adds the restored tasks, for which their shim has no answer, to what
 // the inner service collects.
-func (t *Tasks) Metrics(ctx context.Context, r *api.MetricsRequest, opts ...grpc.CallOption) (_ *api.MetricsResponse, retErr error) {
+func (t *Tasks) Metrics(ctx context.Context, r *api.MetricsRequest, opts ...grpc.CallOption) (_ *api.MetricsResponse,
+	retErr error) {
 	defer recovery.Into(ctx, &retErr, "task metrics")
 	resp, err := t.TasksClient.Metrics(ctx, r, opts...)
 	b := t.bound.Load()
@@ -41,7 +42,8 @@ func (t *Tasks) Metrics(ctx context.Context, r *api.MetricsRequest, opts ...grpc
 		return nil, errgrpc.ToGRPC(err)
 	}
 	for _, id := range ids {
-		if !filter.Match(adapt(id, namespace)) || slices.ContainsFunc(resp.Metrics, func(m *types.Metric) bool { return m.ID == id }) {
+		if !filter.Match(adapt(id, namespace)) || slices.ContainsFunc(resp.Metrics,
+			func(m *types.Metric) bool { return m.ID == id }) {
 			continue
 		}
 		m, err := b.cgroups.metric(id)

@@ -148,7 +148,8 @@ func TestMetricsFilters(t *testing.T) {
 	if err == nil {
 		t.Error("a filter that is none was accepted")
 	}
-	for name, ctx := range map[string]context.Context{"none": context.Background(), "another": namespaces.WithNamespace(t.Context(), "moby")} {
+	for name, ctx := range map[string]context.Context{"none": context.Background(),
+		"another": namespaces.WithNamespace(t.Context(), "moby")} {
 		if resp, err := w.tasks.Metrics(ctx, &api.MetricsRequest{}); err != nil || len(resp.Metrics) > 0 {
 			t.Errorf("%s namespace: %v, %v", name, resp, err)
 		}

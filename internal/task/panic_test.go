@@ -84,13 +84,15 @@ func TestOtherCallsSurviveAPanic(t *testing.T) {
 	wantStatus(t, err, codes.Internal, "panic: a mistake")
 }
 
-// One container that cannot be put right when containerd starts does not keep the others from it, or containerd from starting.
+// One container that cannot be put right when containerd starts does not keep the others from it, or containerd from
+// starting.
 func TestRecoverGoesOnAfterAPanic(t *testing.T) {
 	w := newWorld(t)
 	for _, id := range []string{"a", "b", "c"} {
 		w.restored(id, nil)
 	}
-	w.inner.tasks = map[string]*tasktypes.Process{"a": {Status: tasktypes.Status_CREATED}, "b": nil, "c": {Status: tasktypes.Status_CREATED}}
+	w.inner.tasks = map[string]*tasktypes.Process{"a": {Status: tasktypes.Status_CREATED}, "b": nil,
+		"c": {Status: tasktypes.Status_CREATED}}
 	w.bind()
 	for id, want := range map[string]bool{"a": true, "b": false, "c": true} {
 		if got := w.inner.made("delete " + id); got != want {

@@ -66,7 +66,8 @@ func (t *Tasks) finish(ctx context.Context, b *binding, id string, rec *restore.
 	if !rec.Draining {
 		err := b.judge(ctx, id, rec)
 		if err != nil && b.restores.Armed(rec) {
-			log.G(ctx).WithError(err).WithField("container", id).Error("a container that was restored must not run, it is killed")
+			log.G(ctx).WithError(err).WithField("container", id).
+				Error("a container that was restored must not run, it is killed")
 			return errors.Join(t.killAll(ctx, id), b.restores.Restored(rec))
 		}
 	}

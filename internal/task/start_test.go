@@ -105,7 +105,8 @@ func TestStartThatFails(t *testing.T) {
 			w.inner.pids = map[string][]uint32{"c1": {uint32(child.Process.Pid), 1 << 30}}
 			w.leave("c1")
 			w.inner.start = func(context.Context, *api.StartRequest) (*api.StartResponse, error) {
-				check(t, os.WriteFile(filepath.Join(w.store.Dirs.Work(rec.ID), "restore.log"), []byte("(00.1) Error (criu/x.c:7): No such thing\n"), 0o600))
+				check(t, os.WriteFile(filepath.Join(w.store.Dirs.Work(rec.ID), "restore.log"),
+					[]byte("(00.1) Error (criu/x.c:7): No such thing\n"), 0o600))
 				cancel()
 				return nil, status.Error(code, "runc: criu failed: type NOTIFY errno 0")
 			}
@@ -128,8 +129,8 @@ func TestStartThatFails(t *testing.T) {
 	}
 }
 
-// The record says why a restore failed, for the container that comes next, but not that its caller had gone: another try
-// may end well.
+// The record says why a restore failed, for the container that comes next, but not that its caller had gone: another
+// try may end well.
 func TestStartNotesItsFailure(t *testing.T) {
 	for _, gone := range []bool{false, true} {
 		w := newWorld(t)
@@ -137,7 +138,8 @@ func TestStartNotesItsFailure(t *testing.T) {
 		w.bind()
 		ctx, cancel := context.WithCancel(w.ctx)
 		w.inner.start = func(context.Context, *api.StartRequest) (*api.StartResponse, error) {
-			check(t, os.WriteFile(filepath.Join(w.store.Dirs.Work(rec.ID), "restore.log"), []byte("(00.1) Error (criu/x.c:7): No such thing\n"), 0o600))
+			check(t, os.WriteFile(filepath.Join(w.store.Dirs.Work(rec.ID), "restore.log"),
+				[]byte("(00.1) Error (criu/x.c:7): No such thing\n"), 0o600))
 			if gone {
 				cancel()
 			}
@@ -158,11 +160,13 @@ func TestStartsThatAreNoRestore(t *testing.T) {
 		arrange func(w *world)
 		request *api.StartRequest
 	}{
-		"not bound":      {func(w *world) { w.restored("c1", nil) }, &api.StartRequest{ContainerID: "c1"}},
-		"ordinary":       {func(w *world) { w.container("c1", nil); w.bind() }, &api.StartRequest{ContainerID: "c1"}},
-		"unknown":        {func(w *world) { w.bind() }, &api.StartRequest{ContainerID: "c1"}},
-		"exec":           {func(w *world) { w.restored("c1", nil); w.bind() }, &api.StartRequest{ContainerID: "c1", ExecID: "e"}},
-		"a second start": {func(w *world) { w.restored("c1", nil); check(w.t, w.store.End(w.ctx, "c1")); w.bind() }, &api.StartRequest{ContainerID: "c1"}},
+		"not bound": {func(w *world) { w.restored("c1", nil) }, &api.StartRequest{ContainerID: "c1"}},
+		"ordinary":  {func(w *world) { w.container("c1", nil); w.bind() }, &api.StartRequest{ContainerID: "c1"}},
+		"unknown":   {func(w *world) { w.bind() }, &api.StartRequest{ContainerID: "c1"}},
+		"exec": {func(w *world) { w.restored("c1", nil); w.bind() },
+			&api.StartRequest{ContainerID: "c1", ExecID: "e"}},
+		"a second start": {func(w *world) { w.restored("c1", nil); check(w.t, w.store.End(w.ctx, "c1")); w.bind() },
+			&api.StartRequest{ContainerID: "c1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -236,7 +240,8 @@ func TestRecover(t *testing.T) {
 		return nil, errNoTask
 	}
 	w.bind()
-	for id, want := range map[string]bool{"cut-off": true, "ordinary": false, "running": false, "not-started": false, "newer": false, "stopped": false} {
+	for id, want := range map[string]bool{"cut-off": true, "ordinary": false, "running": false, "not-started": false,
+		"newer": false, "stopped": false} {
 		if got := w.inner.made("delete " + id); got != want {
 			t.Errorf("%s: task deleted: %t", id, got)
 		}

@@ -64,7 +64,8 @@ func (g *guard) refuse(ctx context.Context, id string) error {
 		return nil
 	}
 	if c, err := g.containers.Get(ctx, id); err == nil && restore.Pending(&c) {
-		return errgrpc.ToGRPC(fmt.Errorf("container %s is to go on from a checkpoint, which this node does not restore: %s: %w",
+		return errgrpc.ToGRPC(fmt.Errorf("container %s is to go on from a checkpoint, which this node does not restore: "+
+			"%s: %w",
 			id, g.reason.Error(), errdefs.ErrFailedPrecondition))
 	}
 	return nil // an ordinary container, or one of which the inner service says what is wrong
@@ -108,7 +109,8 @@ func (t *Tasks) started(ctx context.Context, id string) (bool, error) {
 
 // Delete deletes a task. What a killed restore has mounted below the task's
 // directories is unmounted first, or it would be deleted with them.
-func (t *Tasks) Delete(ctx context.Context, r *api.DeleteTaskRequest, opts ...grpc.CallOption) (_ *api.DeleteResponse, retErr error) {
+func (t *Tasks) Delete(ctx context.Context, r *api.DeleteTaskRequest, opts ...grpc.CallOption) (_ *api.DeleteResponse,
+	retErr error) {
 	defer recovery.Into(ctx, &retErr, "delete task")
 	b := t.bound.Load()
 	if b == nil {
@@ -119,7 +121,8 @@ func (t *Tasks) Delete(ctx context.Context, r *api.DeleteTaskRequest, opts ...gr
 			return nil, errgrpc.ToGRPC(err)
 		}
 		if err := b.restores.Detach(r.ContainerID, rec); err != nil {
-			return nil, errgrpc.ToGRPC(fmt.Errorf("task of container %s is not deleted, because what is mounted below its directories "+
+			return nil, errgrpc.ToGRPC(fmt.Errorf("task of container %s is not deleted, because what is mounted below its "+
+				"directories "+
 				"would be deleted as well: unmount it and try again: %w", r.ContainerID, err))
 		}
 	}

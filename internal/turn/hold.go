@@ -51,9 +51,9 @@ type key struct{}
 // With returns a context that carries the turn in which something is done.
 func With(ctx context.Context, t *Turn) context.Context { return context.WithValue(ctx, key{}, t) }
 
-// Hold counts the turn of the context against its tenant until release is called, also when the turn is over before that.
-// It is for what cannot be stopped, such as a look at a file system that does not answer: other tenants go on in the turn
-// that is over, and this one can begin only as many of these as it may have turns.
+// Hold counts the turn of the context against its tenant until release is called, also when the turn is over before
+// that. It is for what cannot be stopped, such as a look at a file system that does not answer: other tenants go on in
+// the turn that is over, and this one can begin only as many of these as it may have turns.
 func Hold(ctx context.Context) (release func()) {
 	t, ok := ctx.Value(key{}).(*Turn)
 	if !ok || t.queue == nil {

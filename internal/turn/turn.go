@@ -1,7 +1,9 @@
-// Package turn is whose turn it is: how many restores work at a time, and those of which tenant. A restore reads memory as
-// fast as it can, so many at once gain nothing, and take the processors and the disk from whoever creates ordinary containers.
+// Package turn is whose turn it is: how many restores work at a time, and those of which tenant. A restore reads memory
+// as fast as it can, so many at once gain nothing, and take the processors and the disk from whoever creates ordinary
+// containers.
 //
-// A tenant is a pod namespace. What a restore does in its turn a checkpoint can make slow, so no tenant is to hold all of them.
+// A tenant is a pod namespace. What a restore does in its turn a checkpoint can make slow, so no tenant is to hold all
+// of them.
 package turn
 
 import (
@@ -19,7 +21,8 @@ import (
 // restores is how many restores work and how many wait.
 var restores = func() metrics.LabeledGauge {
 	ns := metrics.NewNamespace("containerd", "cri_restore", nil)
-	g := ns.NewLabeledGauge("concurrent", "Restores that work (running) and that wait for their turn (waiting)", metrics.Unit("restores"), "state")
+	g := ns.NewLabeledGauge("concurrent", "Restores that work (running) and that wait for their turn (waiting)",
+		metrics.Unit("restores"), "state")
 	metrics.Register(ns)
 	return g
 }()
@@ -27,9 +30,10 @@ var restores = func() metrics.LabeledGauge {
 // reserve is the most that is kept of a request's time for the work itself, and for an answer.
 const reserve = 30 * time.Second
 
-// Queue lets a number of restores work at a time. Each tenant waits in a line of its own. A turn that becomes free goes to the
-// tenant that holds the fewest, of several to the one that got one longest ago. The last free turn goes only to a tenant that
-// holds none: one tenant alone has at most one turn less than there are, unless there is only one. A nil Queue lets all work.
+// Queue lets a number of restores work at a time. Each tenant waits in a line of its own. A turn that becomes free goes
+// to the tenant that holds the fewest, of several to the one that got one longest ago. The last free turn goes only to
+// a tenant that holds none: one tenant alone has at most one turn less than there are, unless there is only one. A nil
+// Queue lets all work.
 type Queue struct {
 	limit int
 
@@ -115,7 +119,8 @@ func (q *Queue) wait(ctx context.Context, name string) error {
 		return ctx.Err()
 	}
 	return fmt.Errorf("waited %v for one of %d restores on this node to end, of which namespace %q has %d: "+
-		"try again, or raise max_concurrent_restores: %w", time.Since(began).Round(time.Second/10), q.limit, name, held, errdefs.ErrResourceExhausted)
+		"try again, or raise max_concurrent_restores: %w", time.Since(began).Round(time.Second/10), q.limit, name, held,
+		errdefs.ErrResourceExhausted)
 }
 
 // enter puts a waiter at the end of its tenant's line.

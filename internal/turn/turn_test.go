@@ -61,11 +61,13 @@ func TestTakeGivesUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for total, want := range map[time.Duration]time.Duration{2 * time.Minute: 90 * time.Second, 4 * time.Second: 3 * time.Second} {
+		for total, want := range map[time.Duration]time.Duration{2 * time.Minute: 90 * time.Second,
+			4 * time.Second: 3 * time.Second} {
 			ctx, cancel := context.WithTimeout(t.Context(), total)
 			began := time.Now()
 			_, err := q.Take(ctx, "b")
-			if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "max_concurrent_restores") || ctx.Err() != nil {
+			if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "max_concurrent_restores") ||
+				ctx.Err() != nil {
 				t.Errorf("got %v, context %v", err, ctx.Err())
 			}
 			if took := time.Since(began); took != want {

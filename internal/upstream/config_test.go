@@ -44,7 +44,8 @@ func containerds(t *testing.T, id, text string) *plugin.InitContext {
 }
 
 // unknown are configurations of other shapes.
-var unknown = []any{nil, 7, &struct{}{}, &struct{ Registry, EnableCRIU int }{}, struct{ Registry struct{ ConfigPath string } }{}}
+var unknown = []any{nil, 7, &struct{}{}, &struct{ Registry, EnableCRIU int }{},
+	struct{ Registry struct{ ConfigPath string } }{}}
 
 func TestRegistryDirs(t *testing.T) {
 	ic := containerds(t, "images", "[registry]\nconfig_path = '/a'")

@@ -179,7 +179,8 @@ func TestFactsPage(t *testing.T) {
 	}
 }
 
-// declaration returns a top-level declaration without its comments, all space made one blank. Methods are named with their receiver.
+// declaration returns a top-level declaration without its comments, all space made one blank.
+// Methods are named with their receiver.
 func declaration(file, name string) (string, error) {
 	fset := token.NewFileSet()
 	parsed, err := parser.ParseFile(fset, file, nil, parser.SkipObjectResolution)

@@ -13,8 +13,8 @@ import (
 // (containerd: internal/cri/labels, internal/cri/store/container/metadata.go).
 const ExtensionMetadata = labels.CRIContainerdPrefix + ".container.metadata"
 
-// NameOf returns the name that the CRI plugin has given a container. The error is of class errdefs.ErrFailedPrecondition
-// if the container is not the CRI plugin's.
+// NameOf returns the name that the CRI plugin has given a container. The error is of class
+// errdefs.ErrFailedPrecondition if the container is not the CRI plugin's.
 func NameOf(c *containers.Container) (string, error) {
 	ext, ok := c.Extensions[ExtensionMetadata]
 	if !ok {

@@ -23,7 +23,8 @@ func TestNameOf(t *testing.T) {
 }
 
 func TestDirectories(t *testing.T) {
-	if got := Bundles("/run/containerd/io.containerd.cri.v1.restore"); got != "/run/containerd/io.containerd.runtime.v2.task/k8s.io" {
+	bundles := "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
+	if got := Bundles("/run/containerd/io.containerd.cri.v1.restore"); got != bundles {
 		t.Error(got)
 	}
 	want := "/var/lib/containerd/io.containerd.grpc.v1.cri/containers/c1/status"

@@ -31,12 +31,16 @@ func (c *Cluster) startAPIServer(t testing.TB) {
 	c.apiserver = c.launch(t, "kube-apiserver",
 		"--etcd-servers="+loopback("http", c.ports.etcd),
 		"--bind-address=127.0.0.1", "--secure-port="+strconv.Itoa(c.ports.apiserver), "--cert-dir="+c.path("home"),
-		"--client-ca-file="+k.cert("ca"), "--tls-cert-file="+k.cert("apiserver"), "--tls-private-key-file="+k.private("apiserver"),
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+k.private("ca"), "--service-account-signing-key-file="+k.private("ca"),
+		"--client-ca-file="+k.cert("ca"), "--tls-cert-file="+k.cert("apiserver"),
+		"--tls-private-key-file="+k.private("apiserver"),
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+k.private("ca"),
+		"--service-account-signing-key-file="+k.private("ca"),
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
-		"--kubelet-client-certificate="+k.cert("apiserver"), "--kubelet-client-key="+k.private("apiserver"), "--kubelet-certificate-authority="+k.cert("ca"),
+		"--kubelet-client-certificate="+k.cert("apiserver"), "--kubelet-client-key="+k.private("apiserver"),
+		"--kubelet-certificate-authority="+k.cert("ca"),
 		"--kubelet-preferred-address-types=Hostname",
-		"--service-cluster-ip-range=10.96.0.0/24", "--endpoint-reconciler-type=none", // which would want an address that is not loopback
+		// which would want an address that is not loopback
+		"--service-cluster-ip-range=10.96.0.0/24", "--endpoint-reconciler-type=none",
 		"--v=1")
 	c.apiserver.await(t, func() bool {
 		_, err := c.TryKubectl(t, "get", "--raw=/readyz")

@@ -53,13 +53,15 @@ func (c *Cluster) kubectlWith(stdin string, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err,
+			bytes.TrimSpace(stderr.Bytes()))
 	}
 	return stdout.String(), nil
 }
 
 func (c *Cluster) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, c.kubectl, append([]string{"--kubeconfig=" + c.config, "--cache-dir=" + c.path("home", "cache")}, args...)...)
+	cmd := exec.CommandContext(ctx, c.kubectl, append([]string{"--kubeconfig=" + c.config,
+		"--cache-dir=" + c.path("home", "cache")}, args...)...)
 	cmd.Dir, cmd.Env = c.dir, c.environ()
 	return cmd
 }
@@ -145,7 +147,8 @@ func (c *Cluster) watchPod(ctx context.Context, name string, found func(corev1.P
 // Events returns the events about a pod so far, "TYPE REASON: message" each, oldest first.
 func (c *Cluster) Events(t testing.TB, pod string) []string {
 	t.Helper()
-	out, err := c.TryKubectl(t, "get", "events", "--field-selector=involvedObject.name="+pod, "--sort-by=.metadata.creationTimestamp",
+	out, err := c.TryKubectl(t, "get", "events", "--field-selector=involvedObject.name="+pod,
+		"--sort-by=.metadata.creationTimestamp",
 		"-o", `jsonpath={range .items[*]}{.type} {.reason}: {.message}{"\n"}{end}`)
 	if err != nil {
 		return []string{err.Error()}

@@ -131,7 +131,8 @@ func (c *Cluster) removePods(t testing.TB) {
 			t.Errorf("cluster: %v", err)
 		}
 	}
-	if _, err := c.TryKubectl(t, "delete", "pods", "--all", "--all-namespaces", "--grace-period=1", "--timeout=90s"); err != nil {
+	if _, err := c.TryKubectl(t, "delete", "pods", "--all", "--all-namespaces", "--grace-period=1",
+		"--timeout=90s"); err != nil {
 		t.Errorf("cluster: %v", err)
 	}
 	left := func() []string { return c.leftovers(t) }
@@ -140,7 +141,8 @@ func (c *Cluster) removePods(t testing.TB) {
 	}
 }
 
-// logLinks returns the links to logs that are of interest. The kubelet makes them there, whatever its configuration says.
+// logLinks returns the links to logs that are of interest. The kubelet makes them there, whatever its configuration
+// says.
 func logLinks(ofInterest func(target string) bool) []string {
 	var found []string
 	links, _ := filepath.Glob("/var/log/containers/*")

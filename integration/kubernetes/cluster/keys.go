@@ -82,7 +82,8 @@ func (k *keys) write(name string, cert *x509.Certificate, key *ecdsa.PrivateKey)
 	if err != nil {
 		return fmt.Errorf("key of %s: %w", name, err)
 	}
-	if err := os.WriteFile(k.cert(name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(k.cert(name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		0o600); err != nil {
 		return err
 	}
 	return os.WriteFile(k.private(name), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}), 0o600)

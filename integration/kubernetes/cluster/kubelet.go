@@ -24,7 +24,8 @@ func (c *Cluster) kubeletSettings() map[string]any {
 		"address":                  "127.0.0.1", "readOnlyPort": 0, "healthzPort": 0,
 		"tlsCertFile": k.cert("kubelet"), "tlsPrivateKeyFile": k.private("kubelet"),
 		"authentication": map[string]any{
-			"x509": map[string]any{"clientCAFile": k.cert("ca")}, "webhook": map[string]any{"enabled": true}, "anonymous": map[string]any{"enabled": false},
+			"x509": map[string]any{"clientCAFile": k.cert("ca")}, "webhook": map[string]any{"enabled": true},
+			"anonymous": map[string]any{"enabled": false},
 		},
 		"authorization": map[string]any{"mode": "Webhook"},
 		"cgroupDriver":  "cgroupfs", "cgroupRoot": c.Node.CgroupRoot(), "enforceNodeAllocatable": []string{},
@@ -61,7 +62,8 @@ func (c *Cluster) StartKubelet(t testing.TB) {
 	if err != nil {
 		t.Fatalf("cluster: %v", err)
 	}
-	for file, data := range map[string][]byte{"kubelet.json": config, "resolv.conf": []byte("nameserver 192.0.2.53\nsearch node.example\n")} {
+	for file, data := range map[string][]byte{"kubelet.json": config,
+		"resolv.conf": []byte("nameserver 192.0.2.53\nsearch node.example\n")} {
 		if err := os.WriteFile(c.path(file), data, 0o600); err != nil {
 			t.Fatalf("cluster: %v", err)
 		}

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// FollowLog reads a container's log with kubectl logs until a line is as wanted, and returns what it has read. A container that
-// is not there yet, or that ends, is waited for.
+// FollowLog reads a container's log with kubectl logs until a line is as wanted, and returns what it has read. A
+// container that is not there yet, or that ends, is waited for.
 func (c *Cluster) FollowLog(ctx context.Context, pod, container string, wanted func(line string) bool) (string, error) {
 	var log, why string
 	for ctx.Err() == nil {
@@ -31,7 +31,8 @@ func (c *Cluster) FollowLog(ctx context.Context, pod, container string, wanted f
 	return log, errors.Join(ctx.Err(), errors.New(why))
 }
 
-func (c *Cluster) followOnce(ctx context.Context, pod, container string, wanted func(line string) bool) (string, bool, error) {
+func (c *Cluster) followOnce(ctx context.Context, pod, container string, wanted func(line string) bool) (string, bool,
+	error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cmd := c.command(ctx, "logs", "--follow", pod, "-c", container)

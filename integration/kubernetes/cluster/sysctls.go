@@ -19,7 +19,8 @@ const sysctlFile = "cri-restore-test-sysctls"
 
 // sysctls are those parameters of the kernel that a kubelet sets (kubernetes: pkg/kubelet/cm, setupKernelTunables).
 var sysctls = []string{
-	"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
+	"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys",
+	"kernel/keys/root_maxbytes",
 }
 
 // rememberSysctls returns what puts the parameters back, unless another test's kubelet still runs, which then does it.

@@ -73,7 +73,8 @@ func Tasks(tasks ...Task) map[string]string {
 // Core returns what CRIU 4.2 writes of a process that runc has started as root with containerd's
 // default capabilities, on x86-64. The registers are missing.
 func Core(change ...func(*criu_core.CoreEntry)) *criu_core.CoreEntry {
-	itimer := &timer.ItimerEntry{Isec: proto.Uint64(0), Iusec: proto.Uint64(0), Vsec: proto.Uint64(0), Vusec: proto.Uint64(0)}
+	itimer := &timer.ItimerEntry{Isec: proto.Uint64(0), Iusec: proto.Uint64(0), Vsec: proto.Uint64(0),
+		Vusec: proto.Uint64(0)}
 	core := Thread()
 	core.Tc = &criu_core.TaskCoreEntry{
 		TaskState: proto.Uint32(1), ExitCode: proto.Uint32(0), Personality: proto.Uint32(0), Flags: proto.Uint32(0x400040),
@@ -84,7 +85,8 @@ func Core(change ...func(*criu_core.CoreEntry)) *criu_core.CoreEntry {
 		Loginuid: proto.Uint32(Unset), OomScoreAdj: proto.Int32(0), ChildSubreaper: proto.Bool(false),
 	}
 	for range 16 { // RLIM_NLIMITS
-		core.Tc.Rlimits.Rlimits = append(core.Tc.Rlimits.Rlimits, &rlimit.RlimitEntry{Cur: proto.Uint64(0), Max: proto.Uint64(0)})
+		core.Tc.Rlimits.Rlimits = append(core.Tc.Rlimits.Rlimits,
+			&rlimit.RlimitEntry{Cur: proto.Uint64(0), Max: proto.Uint64(0)})
 	}
 	for range 62 { // all signals but SIGKILL and SIGSTOP
 		core.Tc.Sigactions = append(core.Tc.Sigactions, &criu_sa.SaEntry{

@@ -33,7 +33,8 @@ func Files(files ...*fdinfo.FileEntry) map[string]string {
 	const null, stdout = 3, 4
 	all := append([]*fdinfo.FileEntry{
 		Regular(RootFile, "/", 0o40755),
-		Regular(null, "/dev/null", 0o20666, func(e *regfile.RegFileEntry) { e.MntId = proto.Int32(DevMount); e.Flags = proto.Uint32(2) }),
+		Regular(null, "/dev/null", 0o20666,
+			func(e *regfile.RegFileEntry) { e.MntId = proto.Int32(DevMount); e.Flags = proto.Uint32(2) }),
 		{Type: fdinfo.FdTypes_PIPE.Enum(), Id: proto.Uint32(stdout), Pipe: &pipe.PipeEntry{
 			Id: proto.Uint32(stdout), PipeId: proto.Uint32(7001), Flags: proto.Uint32(1), Fown: NoOwner(),
 		}},
@@ -49,15 +50,17 @@ func Files(files ...*fdinfo.FileEntry) map[string]string {
 	var mounts []proto.Message
 	for i, at := range []string{"/", "/proc", "/dev", "/dev/pts"} {
 		mounts = append(mounts, &mnt.MntEntry{
-			Fstype: proto.Uint32([]uint32{17, 1, 5, 6}[i]), MntId: proto.Uint32(RootMount + uint32(i)), ParentMntId: proto.Uint32(RootMount),
-			RootDev: proto.Uint32(50 + uint32(i)), Flags: proto.Uint32(0), Root: proto.String("/"), Mountpoint: &at,
+			Fstype: proto.Uint32([]uint32{17, 1, 5, 6}[i]), MntId: proto.Uint32(RootMount + uint32(i)),
+			ParentMntId: proto.Uint32(RootMount),
+			RootDev:     proto.Uint32(50 + uint32(i)), Flags: proto.Uint32(0), Root: proto.String("/"), Mountpoint: &at,
 			Source: proto.String("none"), Options: proto.String(""),
 		})
 	}
 	return map[string]string{
-		"files.img":         Image("FILES", entries...),
-		"fdinfo-2.img":      Image("FDINFO", table...),
-		"fs-1.img":          Image("FS", &fs.FsEntry{CwdId: proto.Uint32(RootFile), RootId: proto.Uint32(RootFile), Umask: proto.Uint32(0o22)}),
+		"files.img":    Image("FILES", entries...),
+		"fdinfo-2.img": Image("FDINFO", table...),
+		"fs-1.img": Image("FS", &fs.FsEntry{CwdId: proto.Uint32(RootFile), RootId: proto.Uint32(RootFile),
+			Umask: proto.Uint32(0o22)}),
 		"mountpoints-2.img": Image("MNTS", mounts...),
 	}
 }
@@ -76,7 +79,8 @@ func NoOwner() *fown.FownEntry {
 // Regular returns a file that is opened by its path, in the root file system and for reading.
 func Regular(id uint32, name string, mode uint32, change ...func(*regfile.RegFileEntry)) *fdinfo.FileEntry {
 	e := &regfile.RegFileEntry{
-		Id: &id, Flags: proto.Uint32(0), Pos: proto.Uint64(0), Fown: NoOwner(), Name: &name, MntId: proto.Int32(RootMount), Mode: &mode,
+		Id: &id, Flags: proto.Uint32(0), Pos: proto.Uint64(0), Fown: NoOwner(), Name: &name, MntId: proto.Int32(RootMount),
+		Mode: &mode,
 	}
 	for _, f := range change {
 		f(e)
@@ -88,7 +92,8 @@ func Regular(id uint32, name string, mode uint32, change ...func(*regfile.RegFil
 func SocketOptions() *sk_opts.SkOptsEntry {
 	zero := proto.Uint64(0)
 	return &sk_opts.SkOptsEntry{
-		SoSndbuf: proto.Uint32(212992), SoRcvbuf: proto.Uint32(212992), SoSndTmoSec: zero, SoSndTmoUsec: zero, SoRcvTmoSec: zero, SoRcvTmoUsec: zero,
+		SoSndbuf: proto.Uint32(212992), SoRcvbuf: proto.Uint32(212992), SoSndTmoSec: zero, SoSndTmoUsec: zero,
+		SoRcvTmoSec: zero, SoRcvTmoUsec: zero,
 		Reuseaddr: proto.Bool(true), SoPriority: proto.Uint32(0), SoRcvlowat: proto.Uint32(1),
 	}
 }
@@ -96,9 +101,11 @@ func SocketOptions() *sk_opts.SkOptsEntry {
 // Listener returns a socket that listens on a TCP port of any address.
 func Listener(id, port uint32, change ...func(*sk_inet.InetSkEntry)) *fdinfo.FileEntry {
 	e := &sk_inet.InetSkEntry{
-		Id: &id, Ino: proto.Uint32(9000 + id), Family: proto.Uint32(2), Type: proto.Uint32(1), Proto: proto.Uint32(6), State: proto.Uint32(10),
-		SrcPort: &port, DstPort: proto.Uint32(0), Flags: proto.Uint32(2), Backlog: proto.Uint32(128), SrcAddr: []uint32{0}, DstAddr: []uint32{0},
-		Fown: NoOwner(), Opts: SocketOptions(), IpOpts: &sk_inet.IpOptsEntry{}, NsId: proto.Uint32(2),
+		Id: &id, Ino: proto.Uint32(9000 + id), Family: proto.Uint32(2), Type: proto.Uint32(1), Proto: proto.Uint32(6),
+		State:   proto.Uint32(10),
+		SrcPort: &port, DstPort: proto.Uint32(0), Flags: proto.Uint32(2), Backlog: proto.Uint32(128), SrcAddr: []uint32{0},
+		DstAddr: []uint32{0},
+		Fown:    NoOwner(), Opts: SocketOptions(), IpOpts: &sk_inet.IpOptsEntry{}, NsId: proto.Uint32(2),
 	}
 	for _, f := range change {
 		f(e)
@@ -109,8 +116,10 @@ func Listener(id, port uint32, change ...func(*sk_inet.InetSkEntry)) *fdinfo.Fil
 // UnixSocket returns a Unix stream socket with the inode 9000 + id. peer is the ID of its other end, 0 if it listens.
 func UnixSocket(id, peer uint32, name string, change ...func(*sk_unix.UnixSkEntry)) *fdinfo.FileEntry {
 	e := &sk_unix.UnixSkEntry{
-		Id: &id, Ino: proto.Uint32(9000 + id), Type: proto.Uint32(1), State: proto.Uint32(1), Flags: proto.Uint32(2), Uflags: proto.Uint32(0),
-		Backlog: proto.Uint32(0), Peer: proto.Uint32(9000 + peer), Fown: NoOwner(), Opts: SocketOptions(), Name: []byte(name), NsId: proto.Uint32(2),
+		Id: &id, Ino: proto.Uint32(9000 + id), Type: proto.Uint32(1), State: proto.Uint32(1), Flags: proto.Uint32(2),
+		Uflags:  proto.Uint32(0),
+		Backlog: proto.Uint32(0), Peer: proto.Uint32(9000 + peer), Fown: NoOwner(), Opts: SocketOptions(),
+		Name: []byte(name), NsId: proto.Uint32(2),
 	}
 	if peer == 0 {
 		e.Peer, e.State = proto.Uint32(0), proto.Uint32(10)

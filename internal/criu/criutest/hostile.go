@@ -16,9 +16,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Hostile returns changes of an honest checkpoint's images, each of which makes a naive verification take hours or all memory.
-// root is the root file system of the new container, which a checkpoint can change. What there is many of, there is that part of: 1
-// is the whole.
+// Hostile returns changes of an honest checkpoint's images, each of which makes a naive verification take hours or all
+// memory. root is the root file system of the new container, which a checkpoint can change. What there is many of,
+// there is that part of: 1 is the whole.
 func Hostile(part int) map[string]func(files map[string][]byte, root string) error {
 	return map[string]func(files map[string][]byte, root string) error{
 		"long paths":        longPaths(15_000/part, "/", false),
@@ -105,7 +105,8 @@ func longPaths(n int, at string, open bool) func(map[string][]byte, string) erro
 		var more []*fdinfo.FileEntry
 		mount := inMount(files, at)
 		for i := range uint32(n) {
-			more = append(more, Regular(10_000+i, fmt.Sprintf("%s/%d%s", strings.TrimSuffix(at, "/"), i, strings.Repeat("/a", 2030)), 0o100644, mount))
+			more = append(more, Regular(10_000+i, fmt.Sprintf("%s/%d%s", strings.TrimSuffix(at, "/"), i,
+				strings.Repeat("/a", 2030)), 0o100644, mount))
 		}
 		add(files, open, more...)
 		return nil
@@ -171,7 +172,8 @@ func socketsBehindLinks(n int) func(map[string][]byte, string) error {
 		id := int32(MountAt(files, "/"))
 		var more []*fdinfo.FileEntry
 		for i := range uint32(n) {
-			more = append(more, UnixSocket(10_000+i, 0, fmt.Sprintf("/link0/%d", i), func(e *sk_unix.UnixSkEntry) { e.MntId = &id }))
+			more = append(more, UnixSocket(10_000+i, 0, fmt.Sprintf("/link0/%d", i),
+				func(e *sk_unix.UnixSkEntry) { e.MntId = &id }))
 		}
 		add(files, true, more...)
 		return nil
@@ -206,7 +208,8 @@ func epolls(sets, each int) func(map[string][]byte, string) error {
 			e := &eventpoll.EventpollFileEntry{Id: &id, Flags: proto.Uint32(2), Fown: NoOwner()}
 			for n := range each {
 				e.Tfd = append(e.Tfd, &eventpoll.EventpollTfdEntry{
-					Id: &id, Tfd: proto.Uint32(1000), Events: proto.Uint32(1), Data: proto.Uint64(uint64(n)), Dev: proto.Uint32(1), Inode: proto.Uint64(uint64(n)), Pos: proto.Uint64(0),
+					Id: &id, Tfd: proto.Uint32(1000), Events: proto.Uint32(1), Data: proto.Uint64(uint64(n)), Dev: proto.Uint32(1),
+					Inode: proto.Uint64(uint64(n)), Pos: proto.Uint64(0),
 				})
 			}
 			more = append(more, &fdinfo.FileEntry{Type: fdinfo.FdTypes_EVENTPOLL.Enum(), Id: &id, Epfd: e})
@@ -236,7 +239,8 @@ func oneArchive(n int) func(map[string][]byte, string) error {
 			files[archive] = []byte(Archive(content...))
 			for i := range uint32(60) {
 				twin := proto.Clone(e).(*mnt.MntEntry)
-				twin.MntId, twin.ParentMntId, twin.Mountpoint = proto.Uint32(30_000+i), e.MntId, proto.String(fmt.Sprintf("%s/%d", e.GetMountpoint(), i))
+				twin.MntId, twin.ParentMntId, twin.Mountpoint = proto.Uint32(30_000+i), e.MntId,
+					proto.String(fmt.Sprintf("%s/%d", e.GetMountpoint(), i))
 				all = append(all, twin)
 			}
 			break
@@ -259,8 +263,10 @@ func deletedFiles(n int) func(map[string][]byte, string) error {
 		)
 		for i := range uint32(n) {
 			dir := fmt.Sprintf("%s/%d%s", strings.Repeat("/a", depth), i, strings.Repeat("/a", 1000))
-			more = append(more, Regular(10_000+i, dir+"/a", 0o100644, at), Regular(500_000+i, fmt.Sprintf("%s/link_remap.%d", dir, i), 0o100644, at))
-			remaps = append(remaps, &remap.RemapFilePathEntry{OrigId: proto.Uint32(10_000 + i), RemapId: proto.Uint32(500_000 + i), RemapType: remap.RemapType_LINKED.Enum()})
+			more = append(more, Regular(10_000+i, dir+"/a", 0o100644, at),
+				Regular(500_000+i, fmt.Sprintf("%s/link_remap.%d", dir, i), 0o100644, at))
+			remaps = append(remaps, &remap.RemapFilePathEntry{OrigId: proto.Uint32(10_000 + i),
+				RemapId: proto.Uint32(500_000 + i), RemapType: remap.RemapType_LINKED.Enum()})
 		}
 		add(files, true, more...)
 		files["remap-fpath.img"] = []byte(Image("REMAP_FPATH", remaps...))

@@ -12,7 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// LongestChain is how many filters of one instruction the kernel takes for a thread (kernel/seccomp.c, MAX_INSNS_PER_PATH).
+// LongestChain is how many filters of one instruction the kernel takes for a thread (kernel/seccomp.c,
+// MAX_INSNS_PER_PATH).
 const LongestChain = 1 << 18 / 8 / (1 + 4)
 
 // instruction appends one of a filter (linux/filter.h, struct sock_filter).
@@ -28,9 +29,9 @@ const (
 	returns    = unix.BPF_RET | unix.BPF_K
 )
 
-// ShortProgram is a filter of 51 instructions: it looks at 23 bits of an argument, one after the other, and so has eight million
-// ways, at the end of each of which any number below 335 may have been called, all of which have a name. The number makes it
-// another one.
+// ShortProgram is a filter of 51 instructions: it looks at 23 bits of an argument, one after the other, and so has
+// eight million ways, at the end of each of which any number below 335 may have been called, all of which have a name.
+// The number makes it another one.
 func ShortProgram(number uint16) []byte {
 	const bits = 23
 	p := instruction(nil, loadWord, 0, 0, 16) // seccomp_data.args[0]
@@ -44,7 +45,8 @@ func ShortProgram(number uint16) []byte {
 	return instruction(p, returns, 0, 0, unix.SECCOMP_RET_ERRNO|uint32(number))
 }
 
-// filterChains has n threads more, and for each of them another filter of chains that are as long as the kernel takes them.
+// filterChains has n threads more, and for each of them another filter of chains that are as long as the kernel takes
+// them.
 func filterChains(n, each int, program func(uint16) []byte) func(map[string][]byte, string) error {
 	return func(files map[string][]byte, _ string) error {
 		const chains = 8 // some more than 2^16 filters are refused for their number
@@ -63,7 +65,8 @@ func filterChains(n, each int, program func(uint16) []byte) func(map[string][]by
 		filtered := map[string][]byte{}
 		for i, entry := range tree {
 			process := entry.(*pstree.PstreeEntry)
-			core := EntriesOf[*criu_core.CoreEntry](files[fmt.Sprintf("core-%d.img", process.GetPid())])[0].(*criu_core.CoreEntry)
+			core := EntriesOf[*criu_core.CoreEntry](files[fmt.Sprintf("core-%d.img",
+				process.GetPid())])[0].(*criu_core.CoreEntry)
 			Filtered(uint32(each - 1))(core)
 			filtered[fmt.Sprintf("core-%d.img", process.GetPid())] = []byte(Image("CORE", core))
 			thread := proto.Clone(core).(*criu_core.CoreEntry)

@@ -53,7 +53,8 @@ func Checkpoint(tasks ...Task) map[string]string {
 			Mapping(Stack, 4, func(e *vma.VmaEntry) { e.Flags = proto.Uint32(0x122) }),
 		))
 		root := proto.Uint32(Program)
-		images[fmt.Sprintf("fs-%d.img", t.PID)] = Image("FS", &fs.FsEntry{CwdId: root, RootId: root, Umask: proto.Uint32(0o22)})
+		images[fmt.Sprintf("fs-%d.img", t.PID)] = Image("FS",
+			&fs.FsEntry{CwdId: root, RootId: root, Umask: proto.Uint32(0o22)})
 	}
 	inv := &inventory.InventoryEntry{
 		ImgVersion: proto.Uint32(2), FdinfoPerId: proto.Bool(true), NsPerId: proto.Bool(true), RootIds: IDs(1),
@@ -72,7 +73,8 @@ func Checkpoint(tasks ...Task) map[string]string {
 	})
 	images["fdinfo-2.img"] = Image("FDINFO")
 	images["netns-2.img"] = Image("NETNS", &netdev.NetnsEntry{ExtKey: proto.String("extRootNetNS")})
-	images["utsns-2.img"] = Image("UTSNS", &utsns.UtsnsEntry{Nodename: proto.String("pod"), Domainname: proto.String("(none)")})
+	images["utsns-2.img"] = Image("UTSNS", &utsns.UtsnsEntry{Nodename: proto.String("pod"),
+		Domainname: proto.String("(none)")})
 	clock := &timens.Timespec{TvSec: proto.Uint64(3044), TvNsec: proto.Uint64(738302011)}
 	images["timens-0.img"] = Image("TIMENS", &timens.TimensEntry{Monotonic: clock, Boottime: clock})
 	images["cgroup.img"] = Image("CGROUP", &cgroup.CgroupEntry{})

@@ -17,15 +17,18 @@ func Mount(id, parent uint32, mountpoint string, kind mnt.Fstype, options string
 		mnt.Fstype_MQUEUE: "mqueue", mnt.Fstype_OVERLAYFS: "overlay",
 	}[kind]
 	return &mnt.MntEntry{
-		MntId: &id, ParentMntId: &parent, Mountpoint: &mountpoint, Fstype: proto.Uint32(uint32(kind)), RootDev: proto.Uint32(id), Root: proto.String("/"),
-		Source: &source, Options: &options, Flags: &flags, SbFlags: proto.Uint32(0), SharedId: proto.Uint32(0), MasterId: proto.Uint32(0),
+		MntId: &id, ParentMntId: &parent, Mountpoint: &mountpoint, Fstype: proto.Uint32(uint32(kind)),
+		RootDev: proto.Uint32(id), Root: proto.String("/"),
+		Source: &source, Options: &options, Flags: &flags, SbFlags: proto.Uint32(0), SharedId: proto.Uint32(0),
+		MasterId: proto.Uint32(0),
 	}
 }
 
 // Bind is a mount that runc has told CRIU of, by key.
 func Bind(id, parent uint32, mountpoint, key string, flags uint32) *mnt.MntEntry {
 	m := Mount(id, parent, mountpoint, mnt.Fstype_UNSUPPORTED, "discard", flags)
-	m.ExtKey, m.RootDev, m.Root, m.Source = &key, proto.Uint32(254<<20), proto.String("/var/lib/kubelet"+mountpoint), proto.String("/dev/vda")
+	m.ExtKey, m.RootDev, m.Root, m.Source = &key, proto.Uint32(254<<20), proto.String("/var/lib/kubelet"+mountpoint),
+		proto.String("/dev/vda")
 	return m
 }
 
@@ -33,11 +36,14 @@ func Bind(id, parent uint32, mountpoint, key string, flags uint32) *mnt.MntEntry
 // /data and /secret, of which the latter is read-only, are on one disk. The IDs are those of
 // the devices too; 3 is /dev and 7 the cgroups.
 func Mounts() []*mnt.MntEntry {
-	const open, closed = unix.MS_NOSUID | unix.MS_RELATIME, unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RELATIME
+	const open, closed = unix.MS_NOSUID | unix.MS_RELATIME,
+		unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RELATIME
 	shm := Bind(15, 3, "/dev/shm", "/dev/shm", unix.MS_RELATIME)
-	shm.Fstype, shm.RootDev, shm.Root, shm.Source, shm.Options = proto.Uint32(uint32(mnt.Fstype_TMPFS)), proto.Uint32(39), proto.String("/"), proto.String("shm"), proto.String("size=65536k")
+	shm.Fstype, shm.RootDev, shm.Root, shm.Source, shm.Options = proto.Uint32(uint32(mnt.Fstype_TMPFS)), proto.Uint32(39),
+		proto.String("/"), proto.String("shm"), proto.String("size=65536k")
 	memory := Bind(8, 7, "/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory", closed|unix.MS_RDONLY)
-	memory.Fstype, memory.RootDev, memory.Root = proto.Uint32(uint32(mnt.Fstype_CGROUP)), proto.Uint32(32), proto.String("/kubepods/pod1")
+	memory.Fstype, memory.RootDev, memory.Root = proto.Uint32(uint32(mnt.Fstype_CGROUP)), proto.Uint32(32),
+		proto.String("/kubepods/pod1")
 	return []*mnt.MntEntry{
 		shm,
 		Bind(14, 1, "/secret", "/secret", unix.MS_RELATIME|unix.MS_RDONLY),
@@ -50,7 +56,8 @@ func Mounts() []*mnt.MntEntry {
 		Mount(4, 3, "/dev/pts", mnt.Fstype_DEVPTS, "gid=5,mode=620,ptmxmode=666,newinstance", open|unix.MS_NOEXEC),
 		Mount(3, 1, "/dev", mnt.Fstype_TMPFS, "size=65536k,mode=755", unix.MS_NOSUID|unix.MS_STRICTATIME),
 		Mount(2, 1, "/proc", mnt.Fstype_PROC, "", closed),
-		Mount(1, 99, "/", mnt.Fstype_OVERLAYFS, "lowerdir=/var/lib/containerd/1/fs,upperdir=/var/lib/containerd/2/fs", unix.MS_RELATIME),
+		Mount(1, 99, "/", mnt.Fstype_OVERLAYFS, "lowerdir=/var/lib/containerd/1/fs,upperdir=/var/lib/containerd/2/fs",
+			unix.MS_RELATIME),
 	}
 }
 
@@ -80,7 +87,8 @@ func Dir(name string) Entry {
 
 // File is a regular file.
 func File(name, content string) Entry {
-	return Entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content))}, Content: content}
+	return Entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content))},
+		Content: content}
 }
 
 // Link is a symbolic link.
@@ -97,7 +105,8 @@ func Char(name string, major, minor int64) Entry {
 func DevFiles() []Entry {
 	return []Entry{
 		Dir("./"), Link("./stderr", "/proc/self/fd/2"), Link("./fd", "/proc/self/fd"), Link("./ptmx", "pts/ptmx"),
-		Char("./urandom", 1, 9), Char("./zero", 1, 5), Char("./tty", 5, 0), Char("./full", 1, 7), Char("./random", 1, 8), Char("./null", 1, 3),
+		Char("./urandom", 1, 9), Char("./zero", 1, 5), Char("./tty", 5, 0), Char("./full", 1, 7), Char("./random", 1, 8),
+		Char("./null", 1, 3),
 		Dir("./shm/"), Dir("./mqueue/"), Dir("./pts/"),
 	}
 }

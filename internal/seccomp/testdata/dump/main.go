@@ -39,7 +39,8 @@ func main() {
 // profiles are those of the tests. runc itself runs under them, so that none can be small.
 func profiles() map[string]*specs.LinuxSeccomp {
 	with := func(caps ...string) *specs.LinuxSeccomp {
-		return seccomp.DefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}})
+		return seccomp.DefaultProfile(&specs.Spec{Process: &specs.Process{
+			Capabilities: &specs.LinuxCapabilities{Bounding: caps}}})
 	}
 	errno := uint(38)
 	on := func(action specs.LinuxSeccompAction, name string, args ...specs.LinuxSeccompArg) specs.LinuxSyscall {
@@ -65,14 +66,17 @@ func profiles() map[string]*specs.LinuxSeccomp {
 		on(specs.ActLog, "swapoff"),
 		on(specs.ActTrace, "vhangup"),
 	)
-	deny := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchX86}, Syscalls: []specs.LinuxSyscall{
-		{Names: []string{"mount", "umount2", "bpf", "unshare", "create_module", "keyctl", "_sysctl", "chown32", "shmget"}, Action: specs.ActErrno},
-		{Names: []string{"ptrace"}, Action: specs.ActKill},
-		{Names: []string{"add_key"}, Action: specs.ActLog},
-		on(specs.ActErrno, "socket", arg(0, specs.OpEqualTo, unix.AF_ALG)),
-		on(specs.ActErrno, "clone", arg(0, specs.OpMaskedEqual, unix.CLONE_NEWUSER, unix.CLONE_NEWUSER)),
-	}}
-	logs := &specs.LinuxSeccomp{DefaultAction: specs.ActLog, DefaultErrnoRet: &errno, Flags: []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog},
+	deny := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow,
+		Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchX86}, Syscalls: []specs.LinuxSyscall{
+			{Names: []string{"mount", "umount2", "bpf", "unshare", "create_module", "keyctl", "_sysctl", "chown32", "shmget"},
+				Action: specs.ActErrno},
+			{Names: []string{"ptrace"}, Action: specs.ActKill},
+			{Names: []string{"add_key"}, Action: specs.ActLog},
+			on(specs.ActErrno, "socket", arg(0, specs.OpEqualTo, unix.AF_ALG)),
+			on(specs.ActErrno, "clone", arg(0, specs.OpMaskedEqual, unix.CLONE_NEWUSER, unix.CLONE_NEWUSER)),
+		}}
+	logs := &specs.LinuxSeccomp{DefaultAction: specs.ActLog, DefaultErrnoRet: &errno,
+		Flags:    []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog},
 		Syscalls: []specs.LinuxSyscall{on(specs.ActErrno, "mount"), on(specs.ActTrace, "bpf"), on(specs.ActAllow, "getpid")}}
 	return map[string]*specs.LinuxSeccomp{
 		"default": with("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
@@ -105,7 +109,8 @@ func dump(runc, base string, profile *specs.LinuxSeccomp) error {
 		Version: specs.Version, Root: &specs.Root{Path: "rootfs"},
 		Process: &specs.Process{Args: []string{"/never"}, Cwd: "/"},
 		Mounts:  []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}},
-		Linux:   &specs.Linux{Seccomp: profile, Namespaces: []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}}},
+		Linux: &specs.Linux{Seccomp: profile, Namespaces: []specs.LinuxNamespace{{Type: specs.MountNamespace},
+			{Type: specs.PIDNamespace}}},
 	})
 	if err != nil {
 		return err
@@ -114,7 +119,8 @@ func dump(runc, base string, profile *specs.LinuxSeccomp) error {
 		return err
 	}
 	id, pidFile := filepath.Base(bundle), filepath.Join(bundle, "pid")
-	create := exec.Command(runc, "--root", filepath.Join(bundle, "state"), "create", "--bundle", bundle, "--pid-file", pidFile, id)
+	create := exec.Command(runc, "--root", filepath.Join(bundle, "state"), "create", "--bundle", bundle, "--pid-file",
+		pidFile, id)
 	create.Stderr = os.Stderr
 	if err := create.Run(); err != nil {
 		return fmt.Errorf("runc create: %w", err)
@@ -150,11 +156,13 @@ func filterOf(pid int) ([]byte, error) {
 		return nil, fmt.Errorf("wait: %w", err)
 	}
 	buf := make([]unix.SockFilter, unix.BPF_MAXINSNS)
-	n, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SECCOMP_GET_FILTER, uintptr(pid), 0, uintptr(unsafe.Pointer(&buf[0])), 0, 0)
+	n, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SECCOMP_GET_FILTER, uintptr(pid), 0,
+		uintptr(unsafe.Pointer(&buf[0])), 0, 0)
 	if errno != 0 {
 		return nil, fmt.Errorf("get filter: %w", errno)
 	}
-	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SECCOMP_GET_FILTER, uintptr(pid), 1, 0, 0, 0); errno != unix.ENOENT {
+	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SECCOMP_GET_FILTER, uintptr(pid), 1, 0, 0,
+		0); errno != unix.ENOENT {
 		return nil, errors.New("it has more than one filter")
 	}
 	return unsafe.Slice((*byte)(unsafe.Pointer(&buf[0])), 8*int(n)), nil
