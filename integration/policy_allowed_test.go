@@ -146,3 +146,42 @@ func TestPolicyArchives(t *testing.T) {
 	refused(t, pod, relative, codes.NotFound, relative)
 	refused(t, pod, "./"+relative, codes.NotFound, relative)
 }
+
+// TestPolicyArchiveDirectories names archives of directories that the node's configuration admits, and others, by links as well.
+func TestPolicyArchiveDirectories(t *testing.T) {
+	t.Parallel()
+	n := harness.New(t)
+	archive, counted := countingCheckpoint(t, n)
+	allowed, other := filepath.Join(n.Dir(), "allowed"), filepath.Join(n.Dir(), "allowed-not")
+	for _, dir := range []string{allowed, other} {
+		if err := os.MkdirAll(filepath.Join(dir, "sub"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"a.tar", "sub/b.tar"} {
+			if err := os.Link(archive, filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, target := range map[string]string{"out": other, "in": "sub", "file.tar": filepath.Join(other, "a.tar"), "up": "../allowed-not"} {
+		if err := os.Symlink(target, filepath.Join(allowed, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Reconfigure(harness.WithRestoreConfig(fmt.Sprintf("allow_archives = [%q]", allowed)))
+	requirePlugin(t, n, "ok", "allow_archives ["+allowed+"]")
+	pod := n.Pod(t)
+	for _, name := range []string{archive, filepath.Join(other, "a.tar"), filepath.Join(other, "none.tar"), allowed} {
+		refused(t, pod, name, codes.PermissionDenied, fmt.Sprintf("%q", name), allowed, "add its directory to allow_archives")
+	}
+	for _, name := range []string{"out/a.tar", "up/a.tar", "out/none.tar"} {
+		refused(t, pod, filepath.Join(allowed, name), codes.PermissionDenied, "a link leads out of "+allowed)
+	}
+	refused(t, pod, filepath.Join(allowed, "file.tar"), codes.InvalidArgument, "not a regular file")
+	refused(t, pod, filepath.Join(allowed, "none.tar"), codes.NotFound, "none.tar")
+	for _, name := range []string{"a.tar", "sub/b.tar", "in/b.tar"} {
+		restored(t, pod, filepath.Join(allowed, name), counted).Remove()
+	}
+	n.Reconfigure(harness.WithRestoreConfig(`allow_archives = ["checkpoints"]`))
+	requirePlugin(t, n, "error", `allow_archives: "checkpoints" is no clean absolute path`)
+}

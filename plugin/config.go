@@ -19,10 +19,10 @@ type Config struct {
 	// Enable turns restoring on. If false, containerd is as without the plugin.
 	// Default true.
 	Enable bool `toml:"enable" json:"enable"`
-	// AllowArchives admits absolute paths of checkpoint archives as image names,
-	// for crictl; the kubelet never sends one. Who may create containers can then make containerd read
-	// any archive on the node. Default false.
-	AllowArchives bool `toml:"allow_archives" json:"allowArchives"`
+	// AllowArchives admits absolute paths of checkpoint archives as image names, for crictl and for whoever else talks to the
+	// CRI socket; the kubelet never sends one. It is true, for any archive on the node, or a list of the directories below
+	// which archives are admitted. Default false.
+	AllowArchives any `toml:"allow_archives" json:"allowArchives"`
 	// AllowedImages are patterns of the checkpoint images that may be restored.
 	// A pattern matches a whole name, element by element between slashes; "**" at its
 	// end matches all that follows. Default ["**"].
@@ -95,6 +95,7 @@ func DefaultConfig() Config {
 	l := checkpoint.DefaultLimits()
 	return Config{
 		Enable:                true,
+		AllowArchives:         false,
 		AllowedImages:         []string{"**"},
 		AllowedBaseImages:     []string{"**"},
 		AllowedNamespaces:     []string{"*"},
@@ -140,7 +141,11 @@ func (c *Config) validate(root string) (*settings, error) {
 		errs []error
 		err  error
 	)
-	if s.policy, err = policy.New(policy.Config{AllowArchives: c.AllowArchives, Images: c.AllowedImages, BaseImages: append([]string{}, c.AllowedBaseImages...), Namespaces: c.AllowedNamespaces,
+	archives, dirs, err := c.archives()
+	if err != nil {
+		errs = append(errs, err)
+	}
+	if s.policy, err = policy.New(policy.Config{AllowArchives: archives, ArchiveDirs: dirs, Images: c.AllowedImages, BaseImages: append([]string{}, c.AllowedBaseImages...), Namespaces: c.AllowedNamespaces,
 		PodAnnotations: c.PodAnnotations, TCP: policy.TCP(c.TCPConnections), Lazy: policy.Lazy(c.LazyPages),
 		CheckpointImages: c.AllowCheckpointImages, Compression: policy.Compression(c.CheckpointCompression)}); err != nil {
 		errs = append(errs, err)
@@ -190,4 +195,22 @@ func (c *Config) validate(root string) (*settings, error) {
 		return nil, fmt.Errorf("invalid configuration: %s: %w", text, errdefs.ErrInvalidArgument)
 	}
 	return s, nil
+}
+
+// archives are the two forms that AllowArchives has.
+func (c *Config) archives() (all bool, dirs []string, err error) {
+	switch v := c.AllowArchives.(type) {
+	case bool:
+		return v, nil, nil
+	case []any:
+		for _, one := range v {
+			dir, ok := one.(string)
+			if !ok {
+				return false, nil, fmt.Errorf("allow_archives: %v is no directory", one)
+			}
+			dirs = append(dirs, dir)
+		}
+		return false, dirs, nil
+	}
+	return false, nil, fmt.Errorf("allow_archives: %q is neither a boolean nor a list of directories", fmt.Sprint(c.AllowArchives))
 }

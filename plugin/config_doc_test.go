@@ -18,6 +18,7 @@ const configurationPage = "../docs/configuration.md"
 
 // typeNames are the page's words for the types of keys.
 var typeNames = map[reflect.Type]string{
+	reflect.TypeFor[any]():      "boolean or list of strings",
 	reflect.TypeFor[bool]():     "boolean",
 	reflect.TypeFor[string]():   "string",
 	reflect.TypeFor[[]string](): "list of strings",
@@ -101,6 +102,7 @@ func TestConfigurationPagePatterns(t *testing.T) {
 func TestConfigurationPageErrors(t *testing.T) {
 	page := readPage(t)
 	for key, change := range map[string]func(*Config){
+		"allow_archives":          func(c *Config) { c.AllowArchives = "yes" },
 		"allowed_images":          func(c *Config) { c.AllowedImages = []string{"a/**/b"} },
 		"verification":            func(c *Config) { c.Verification = "off" },
 		"verification_timeout":    func(c *Config) { c.VerificationTimeout = "0s" },

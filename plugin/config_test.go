@@ -22,7 +22,7 @@ func TestDefaultConfigIsValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !c.Enable || c.AllowArchives {
+	if !c.Enable || c.AllowArchives != false {
 		t.Errorf("%+v", c)
 	}
 	if s.limits != checkpoint.DefaultLimits() || s.pullTimeout != 30*time.Minute || s.failedLogs != filepath.Join(root, "failed") {
@@ -34,7 +34,7 @@ func TestDefaultConfigIsValid(t *testing.T) {
 	if err := s.policy.Image("", "registry.example/a/b:1"); err != nil {
 		t.Error(err)
 	}
-	if err := s.policy.Archive("/a.tar"); !errdefs.IsPermissionDenied(err) {
+	if _, err := s.policy.Archive("/a.tar"); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("archives: %v", err)
 	}
 }
@@ -57,7 +57,8 @@ func keys(t *testing.T) []string {
 // Each key's bad values are refused by its name. A new key must say here what a bad value is.
 func TestBadValuesAreRefusedByName(t *testing.T) {
 	bad := map[string][]func(*Config){
-		"enable": nil, "allow_archives": nil, "pull_base_images": nil, "allow_checkpoint_images": nil, "disable_mptcp": nil, "max_concurrent_restores": nil, // every value is good
+		"enable": nil, "pull_base_images": nil, "allow_checkpoint_images": nil, "disable_mptcp": nil, "max_concurrent_restores": nil, // every value is good
+		"allow_archives":          {func(c *Config) { c.AllowArchives = "yes" }, func(c *Config) { c.AllowArchives = []any{1} }, func(c *Config) { c.AllowArchives = []any{"a"} }, func(c *Config) { c.AllowArchives = nil }},
 		"verification":            {func(c *Config) { c.Verification = "" }, func(c *Config) { c.Verification = "off" }},
 		"tcp_connections":         {func(c *Config) { c.TCPConnections = "keep" }},
 		"verification_timeout":    {func(c *Config) { c.VerificationTimeout = "" }, func(c *Config) { c.VerificationTimeout = "10" }, func(c *Config) { c.VerificationTimeout = "-1s" }},
@@ -132,8 +133,16 @@ func TestGoodValues(t *testing.T) {
 		change func(*Config)
 		check  func(*settings) bool
 	}{
-		"archives": {func(c *Config) { c.AllowArchives = true }, func(s *settings) bool { return s.policy.Archive("/a.tar") == nil }},
-		"audit":    {func(c *Config) { c.Verification = "audit" }, func(*settings) bool { return true }},
+		"archives": {func(c *Config) { c.AllowArchives = true }, func(s *settings) bool {
+			_, err := s.policy.Archive("/a.tar")
+			return err == nil
+		}},
+		"archives of a directory": {func(c *Config) { c.AllowArchives = []any{"/a"} }, func(s *settings) bool {
+			_, err := s.policy.Archive("/a/a.tar")
+			_, other := s.policy.Archive("/b/a.tar")
+			return err == nil && other != nil
+		}},
+		"audit": {func(c *Config) { c.Verification = "audit" }, func(*settings) bool { return true }},
 		"connections": {func(c *Config) { c.TCPConnections = "close" }, func(s *settings) bool {
 			pod, err := s.policy.Pod(nil)
 			return err == nil && pod.TCP == policy.CloseTCP
@@ -180,7 +189,7 @@ func TestGoodValues(t *testing.T) {
 // What "containerd config dump" writes, containerd reads back; no key is lost on the way.
 func TestTOMLRoundTrip(t *testing.T) {
 	changed := Config{
-		Enable: false, AllowArchives: true, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", AllowCheckpointImages: true, CheckpointCompression: "zstd", LazyPages: "on", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
+		Enable: false, AllowArchives: []any{"/a"}, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", AllowCheckpointImages: true, CheckpointCompression: "zstd", LazyPages: "on", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
 		CRIUConfig: "/c", FailedLogDir: "/f", FailedLogs: 1, MaxMetadataSize: 2, MaxLogSize: 3, MaxDiffSize: 4, MaxArchiveSize: 5, MaxEntries: 6,
 	}
 	if v := reflect.ValueOf(changed); true {

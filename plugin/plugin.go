@@ -184,7 +184,7 @@ func newParts(ic *plugin.InitContext) (*parts, error) {
 	}
 	ic.Meta.Exports["verification"] = config.Verification
 	ic.Meta.Exports["max_concurrent_restores"] = strconv.Itoa(store.Turns.Limit())
-	ic.Meta.Exports["allow_archives"] = strconv.FormatBool(config.AllowArchives)
+	ic.Meta.Exports["allow_archives"] = fmt.Sprint(config.AllowArchives)
 	names := slices.Sorted(maps.Keys(snapshotters))
 	return &parts{runcs: store.Runc, node: func(registries func() string, noCRIU bool) *cri.Node {
 		return &cri.Node{

@@ -58,5 +58,5 @@ var metadataFiles = []string{metadata.ConfigDumpFile, metadata.SpecDumpFile, bin
 
 // UnpackMetadata is [Unpack] for those files only that [Open] needs: the pages stay where they are.
 func UnpackMetadata(ctx context.Context, archive, dst string, l Limits) error {
-	return unpackOnly(ctx, archive, dst, l, metadataFiles)
+	return unpackOnly(ctx, "", archive, dst, l, metadataFiles)
 }

@@ -15,8 +15,6 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
-
-	"github.com/cri-restore/cri-restore/internal/regular"
 )
 
 // Unpack writes an archive (tar, plain, gzip or zstd, told by content) into
@@ -33,17 +31,23 @@ import (
 // errdefs.ErrResourceExhausted for one beyond the limits or a full disk,
 // errdefs.ErrNotFound if there is no archive, and the context's error if it ends.
 func Unpack(ctx context.Context, archive string, dst string, l Limits) error {
-	return unpackOnly(ctx, archive, dst, l, nil)
+	return unpackOnly(ctx, "", archive, dst, l, nil)
+}
+
+// UnpackBelow is Unpack for an archive that has to be below a directory, links on the way followed. With an empty directory it may be
+// anywhere. The error is of class errdefs.ErrPermissionDenied for one that a link leads to elsewhere.
+func UnpackBelow(ctx context.Context, dir, archive, dst string, l Limits) error {
+	return unpackOnly(ctx, dir, archive, dst, l, nil)
 }
 
 // unpackOnly takes only these files, or all if there are none. All are looked at.
-func unpackOnly(ctx context.Context, archive string, dst string, l Limits, only []string) (retErr error) {
+func unpackOnly(ctx context.Context, below, archive, dst string, l Limits, only []string) (retErr error) {
 	defer func() {
 		if retErr != nil {
 			retErr = fmt.Errorf("unpack checkpoint archive %s: %w", quote(archive), retErr)
 		}
 	}()
-	src, err := openArchive(archive)
+	src, err := openArchive(below, archive)
 	if err != nil {
 		return err
 	}
@@ -72,15 +76,6 @@ func unpackOnly(ctx context.Context, archive string, dst string, l Limits, only 
 		return s.explain(err)
 	}
 	return nil
-}
-
-// openArchive opens the archive itself. Errors as Unpack.
-func openArchive(name string) (*os.File, error) {
-	if !filepath.IsAbs(name) {
-		return nil, fmt.Errorf("not an absolute path: %w", errdefs.ErrInvalidArgument)
-	}
-	f, _, err := regular.Open(name)
-	return f, err
 }
 
 // openEmpty opens the directory to unpack into, and closes it to others:

@@ -33,7 +33,7 @@ func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 		if err := s.node.Able.Err(ctx); err != nil {
 			return nil, cannotRestore(ctx, ref, err)
 		}
-		if err := s.node.Policy.Archive(ref); err != nil {
+		if _, err := s.node.Policy.Archive(ref); err != nil {
 			return nil, err
 		}
 		return s.restore(ctx, r, &archiveSource{node: s.node, path: ref}, began)

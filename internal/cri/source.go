@@ -105,11 +105,15 @@ func (n *Node) unpackNested(ctx context.Context, archive string, r *restore.Reco
 type archiveSource struct {
 	node *Node
 	path string
+	dir  string // below which it has to be, empty for anywhere
 }
 
 func (s *archiveSource) name() string { return s.path }
 
-func (s *archiveSource) admit() error { return s.node.Policy.Archive(s.path) }
+func (s *archiveSource) admit() (err error) {
+	s.dir, err = s.node.Policy.Archive(s.path)
+	return err
+}
 
 func (s *archiveSource) open(ctx context.Context, _ *pod, r *restore.Record) (*checkpoint.Checkpoint, error) {
 	if err := s.node.Restores.Dirs.Make(r.ID); err != nil {
@@ -119,7 +123,7 @@ func (s *archiveSource) open(ctx context.Context, _ *pod, r *restore.Record) (*c
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("checkpoint archive %s: %w", s.path, err)
 	}
-	if err := checkpoint.Unpack(ctx, s.path, dir, s.node.Limits); err != nil {
+	if err := checkpoint.UnpackBelow(ctx, s.dir, s.path, dir, s.node.Limits); err != nil {
 		return nil, err // names the archive
 	}
 	c, err := checkpoint.Open(dir, s.node.Limits)

@@ -5,9 +5,7 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"path"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -18,6 +16,8 @@ import (
 type Config struct {
 	// AllowArchives admits absolute paths of checkpoint archives as image names.
 	AllowArchives bool
+	// ArchiveDirs are directories below which they are admitted, if AllowArchives does not admit all.
+	ArchiveDirs []string
 	// Images are patterns of image names that may be restored, see [Pattern].
 	Images []string
 	// BaseImages are patterns of image names that may be the base image of a checkpoint. Nil stands for all.
@@ -39,6 +39,7 @@ type Config struct {
 // Policy decides on requests. Its zero value admits nothing.
 type Policy struct {
 	archives   bool
+	dirs       []string
 	images     []Pattern
 	bases      []Pattern
 	namespaces []Pattern
@@ -59,11 +60,11 @@ func New(c Config) (*Policy, error) {
 		c.BaseImages = []string{"**"}
 	}
 	bases, berr := patterns("allowed_base_images", c.BaseImages)
-	if err := errors.Join(ierr, berr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP), checkLazy("lazy_pages", c.Lazy),
+	if err := errors.Join(checkDirs(c.ArchiveDirs), ierr, berr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP), checkLazy("lazy_pages", c.Lazy),
 		checkCompression("checkpoint_compression", c.Compression)); err != nil {
 		return nil, err
 	}
-	return &Policy{archives: c.AllowArchives, images: images, bases: bases, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP, lazy: c.Lazy,
+	return &Policy{archives: c.AllowArchives, dirs: c.ArchiveDirs, images: images, bases: bases, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP, lazy: c.Lazy,
 		checkpointImages: c.CheckpointImages, compression: c.Compression}, nil
 }
 
@@ -77,24 +78,6 @@ func patterns(key string, values []string) ([]Pattern, error) {
 		out = append(out, p)
 	}
 	return out, nil
-}
-
-// IsArchive reports whether an image name of a request is meant as the path of
-// an archive: no image reference can begin with a slash.
-func IsArchive(image string) bool { return strings.HasPrefix(image, "/") }
-
-// Archive admits an archive path. The error is of class
-// errdefs.ErrPermissionDenied or errdefs.ErrInvalidArgument.
-func (p *Policy) Archive(file string) error {
-	if !p.archives {
-		return fmt.Errorf("checkpoint archive %q: archives are not allowed as image names on this node: "+
-			"make a checkpoint image of it, or set allow_archives = true: %w", file, errdefs.ErrPermissionDenied)
-	}
-	if !path.IsAbs(file) || path.Clean(file) != file {
-		return fmt.Errorf("checkpoint archive %q: not a clean absolute path, which would be %q: %w",
-			file, path.Join("/", file), errdefs.ErrInvalidArgument)
-	}
-	return nil
 }
 
 // Namespace admits the namespace of the pod in which is to be restored. The
