@@ -51,8 +51,9 @@ func (c Compression) mediaType() string {
 		return ocispec.MediaTypeImageLayerGzip
 	case Uncompressed:
 		return ocispec.MediaTypeImageLayer
+	default: // Zstd, and what nobody has chosen
+		return ocispec.MediaTypeImageLayerZstd
 	}
-	return ocispec.MediaTypeImageLayerZstd
 }
 
 // writer compresses into w at the fastest level: a checkpoint is mostly memory,
@@ -63,8 +64,9 @@ func (c Compression) writer(w io.Writer) (io.WriteCloser, error) {
 		return gzip.NewWriterLevel(w, gzip.BestSpeed)
 	case Uncompressed:
 		return nopCloser{w}, nil
+	default: // Zstd, and what nobody has chosen
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest))
 	}
-	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest))
 }
 
 type nopCloser struct{ io.Writer }

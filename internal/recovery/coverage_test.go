@@ -24,7 +24,7 @@ var unwatched = map[string]string{
 	"internal/pageserver/supervise.go": "of another process, restore-pages",
 	"internal/pageserver/start.go":     "waits for a process and sets a deadline, no more",
 	"internal/mounts/detach.go":        "unmounts, no more",
-	"internal/cgroup/cgroup.go":        "closes a pipe, no more",
+	"internal/cgroup/wait.go":          "closes a pipe, no more",
 	"internal/rights/user.go":          "asks the kernel, no more",
 }
 
