@@ -13,7 +13,8 @@ import (
 func TestRestoreStandardOutput(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))
-	writing := harness.Shell(`i=0; while :; do i=$((i+1)); echo "count $i" > /dev/stdout || echo BAD; echo > /dev/stderr || echo BAD; sleep 0.1; done 2>/dev/null`)
+	writing := harness.Shell(`i=0; while :; do i=$((i+1)); echo "count $i" > /dev/stdout || echo BAD
+		echo > /dev/stderr || echo BAD; sleep 0.1; done 2>/dev/null`)
 	for _, user := range []int64{appUser, 0} {
 		for what, opts := range map[string][]harness.ContainerOpt{
 			"output": {writing}, "input": {writing, harness.Stdin()}, "terminal": {writing, harness.Stdin(), harness.Tty()},

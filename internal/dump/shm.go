@@ -21,9 +21,9 @@ type shm struct {
 	alone func(context.Context) (bool, error)
 }
 
-// WithShm makes the files of the pod's /dev/shm, which are in dir, a part of the checkpoint, by the name that Podman gives them. They belong to
-// all containers of the pod: alone is asked while the container is frozen, and says whether no other one can have any there. More than limit
-// bytes no restore on this node would take.
+// WithShm makes the files of the pod's /dev/shm, which are in dir, a part of the checkpoint, by the name that Podman
+// gives them. They belong to all containers of the pod: alone is asked while the container is frozen, and says whether
+// no other one can have any there. More than limit bytes no restore on this node would take.
 func (d *Dump) WithShm(dir string, limit int64, alone func(context.Context) (bool, error)) {
 	d.shm = &shm{dir: dir, limit: limit, alone: alone}
 }
@@ -71,7 +71,8 @@ type limited struct {
 
 func (l *limited) Write(p []byte) (int, error) {
 	if l.left -= int64(len(p)); l.left < 0 {
-		return 0, fmt.Errorf("it has more than a restore would take: raise max_diff_size, or let the container have less in it: %w", errdefs.ErrResourceExhausted)
+		return 0, fmt.Errorf("it has more than a restore would take: raise max_diff_size, "+
+			"or let the container have less in it: %w", errdefs.ErrResourceExhausted)
 	}
 	return l.w.Write(p)
 }

@@ -13,8 +13,8 @@ import (
 // an archive: no image reference can begin with a slash.
 func IsArchive(image string) bool { return strings.HasPrefix(image, "/") }
 
-// Archive admits an archive path. The directory is the one of the node's configuration below which it has to be, also when
-// it is opened; it is empty if it may be anywhere. The error is of class errdefs.ErrPermissionDenied or
+// Archive admits an archive path. The directory is the one of the node's configuration below which it has to be, also
+// when it is opened; it is empty if it may be anywhere. The error is of class errdefs.ErrPermissionDenied or
 // errdefs.ErrInvalidArgument, and is the same whether there is such a file or not.
 func (p *Policy) Archive(file string) (dir string, err error) {
 	if !p.archives && len(p.dirs) == 0 {
@@ -33,8 +33,9 @@ func (p *Policy) Archive(file string) (dir string, err error) {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("checkpoint archive %q: it is in none of the directories of which archives are allowed as image names "+
-		"on this node, %q: move it there, or add its directory to allow_archives: %w", file, p.dirs, errdefs.ErrPermissionDenied)
+	return "", fmt.Errorf("checkpoint archive %q: it is in none of the directories of which archives are allowed "+
+		"as image names on this node, %q: move it there, or add its directory to allow_archives: %w",
+		file, p.dirs, errdefs.ErrPermissionDenied)
 }
 
 func checkDirs(dirs []string) error {

@@ -32,10 +32,10 @@ func (s *inetSocket) connected() bool {
 	return s.entry.GetProto() == unix.IPPROTO_TCP && s.entry.GetType() == unix.SOCK_STREAM && s.entry.GetDstPort() != 0
 }
 
-// connections gives sockets that have an address of the pod that was checkpointed the one of the new pod. Where only local connections are
-// to come back, which are those of which both ends are in the checkpoint, it makes of all others what CRIU makes of one that it is to
-// close: a socket that is connected to nothing and shut down (criu/sk-tcp.c, restore_one_tcp). An end without the other, in another
-// container of the pod or nowhere any longer, is of no use.
+// connections gives sockets that have an address of the pod that was checkpointed the one of the new pod. Where only
+// local connections are to come back, which are those of which both ends are in the checkpoint, it makes of all others
+// what CRIU makes of one that it is to close: a socket that is connected to nothing and shut down (criu/sk-tcp.c,
+// restore_one_tcp). An end without the other, in another container of the pod or nowhere any longer, is of no use.
 func (o *openFiles) connections() error {
 	if o.rules.Network == nil {
 		return nil
@@ -65,8 +65,7 @@ func (o *openFiles) connections() error {
 			// CRIU closes it, or restores it as it was.
 		case s.connected():
 			remote, also := moved.to(s.remote.Addr())
-			if others := connected[ends{s.remote, s.local}]; ok && also && len(others) == 1 && others[0] != s && len(connected[s.ends]) == 1 &&
-				o.hasStream(s) && o.hasStream(others[0]) {
+			if ok && also && o.isPair(connected, s) {
 				o.move(s, local, remote)
 			} else {
 				o.close(s)
@@ -87,12 +86,20 @@ func (o *openFiles) connections() error {
 	if len(lost) == 0 {
 		return nil
 	}
-	return fmt.Errorf("sockets are bound to addresses of the pod that was checkpointed, for which the new pod has none that must be meant: %s: "+
+	return fmt.Errorf("sockets are bound to addresses of the pod that was checkpointed, "+
+		"for which the new pod has none that must be meant: %s: "+
 		"restore it in a pod with one address of that family, or let the program bind to all addresses: %w",
 		printable(strings.Join(lost[:min(len(lost), maxShown)], ", ")), errdefs.ErrFailedPrecondition)
 }
 
-// hasStream says whether the state of a connection is in the checkpoint. A CRIU that was to close connections has not written it.
+// isPair says whether the other end of a connection is in the checkpoint, and the state of both.
+func (o *openFiles) isPair(connected map[ends][]*inetSocket, s *inetSocket) bool {
+	others := connected[ends{s.remote, s.local}]
+	return len(connected[s.ends]) == 1 && len(others) == 1 && others[0] != s && o.hasStream(s) && o.hasStream(others[0])
+}
+
+// hasStream says whether the state of a connection is in the checkpoint. A CRIU that was to close connections has not
+// written it.
 func (o *openFiles) hasStream(s *inetSocket) bool {
 	_, ok := o.images.Size(streamImage(s.entry.GetIno()))
 	return ok

@@ -13,8 +13,8 @@ type Network struct {
 	Pod []netip.Addr
 }
 
-// moves says which address of the new pod's stands for one of the pod that was checkpointed. That one is known by what its sockets
-// were bound to: a process can bind only to addresses of its network.
+// moves says which address of the new pod's stands for one of the pod that was checkpointed. That one is known by what
+// its sockets were bound to: a process can bind only to addresses of its network.
 type moves struct {
 	*Network
 	// was are the addresses that the new network has not, of IPv4 and of IPv6.
@@ -38,12 +38,12 @@ func (n *Network) moved(sockets []*inetSocket) *moves {
 
 // stays says whether an address means the same in every pod, or the new one has it as well.
 func (m *moves) stays(a netip.Addr) bool {
-	return a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) ||
-		slices.Contains(m.Addresses, a)
+	everybody := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a == everybody || slices.Contains(m.Addresses, a)
 }
 
-// to returns what stands for an address, which is itself if the pod that was checkpointed did not have it. It is not known where that
-// pod had several, or the new one has none.
+// to returns what stands for an address, which is itself if the pod that was checkpointed did not have it. It is not
+// known where that pod had several, or the new one has none.
 func (m *moves) to(a netip.Addr) (_ netip.Addr, known bool) {
 	if m.stays(a) {
 		return a, true

@@ -8,12 +8,12 @@ import (
 	"github.com/cri-restore/cri-restore/internal/verify/place"
 )
 
-// current is the link by which kubelet's volumes of ConfigMaps, Secrets and tokens are read: it leads to a directory that kubelet makes anew for
-// each pod, and at each change (Kubernetes: pkg/volume/util/atomic_writer.go).
+// current is the link by which kubelet's volumes of ConfigMaps, Secrets and tokens are read: it leads to a directory
+// that kubelet makes anew for each pod, and at each change (Kubernetes: pkg/volume/util/atomic_writer.go).
 const current = "..data"
 
-// renewed says where something is now that was in such a directory. The kernel's name for it has the directory in it, by which CRIU would
-// not find it in another pod. It is not ok if that is where it was, or nothing stands for it.
+// renewed says where something is now that was in such a directory. The kernel's name for it has the directory in it,
+// by which CRIU would not find it in another pod. It is not ok if that is where it was, or nothing stands for it.
 func (c *container) renewed(p place.Place) (now place.Place, ok bool) {
 	first, rest, _ := strings.Cut(p.Rest, "/")
 	if p.Mount.Kind != place.Volume || p.Covered() || !isVersion(first) {
