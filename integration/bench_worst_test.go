@@ -118,8 +118,8 @@ func processorsOf(b *testing.B, n *harness.Node) time.Duration {
 	return time.Duration(ticks) * time.Second / 100 // USER_HZ
 }
 
-// trackMemory makes the kernel forget how much containerd has had at most (proc_pid_clear_refs(5)). It returns what it
-// has.
+// trackMemory makes the kernel forget how much containerd has had at most (proc_pid_clear_refs(5)). It returns what
+// it has.
 func trackMemory(b *testing.B, n *harness.Node) int64 {
 	b.Helper()
 	if err := os.WriteFile(filepath.Join("/proc", strconv.Itoa(n.DaemonPid()), "clear_refs"), []byte("5"), 0); err != nil {

@@ -53,7 +53,8 @@ func hostileArchive(t testing.TB, n *harness.Node, archive string,
 	return doctoredArchive(t, n, all)
 }
 
-// holeArchive is an archive of some hundred bytes, which has one file of as many GiB as are allowed, all of it a hole.
+// holeArchive is an archive of some hundred bytes, which has one file of as many GiB as are allowed, all of it a
+// hole.
 func holeArchive(t testing.TB, n *harness.Node) string {
 	t.Helper()
 	const name = "checkpoint/pages-1.img"
@@ -86,8 +87,8 @@ func asOneFile(t *testing.T, archive string) tarEntry {
 }
 
 // TestWallBound: images of some kilobytes to some megabytes that would write gigabytes, take a gigabyte of memory, or
-// minutes of a processor. All are answered, a pod of another namespace restores meanwhile, and what looks like them and
-// is honest is restored.
+// minutes of a processor. All are answered, a pod of another namespace restores meanwhile, and what looks like them
+// and is honest is restored.
 func TestWallBound(t *testing.T) {
 	t.Parallel()
 	w := newWall(t)

@@ -2,7 +2,9 @@ package cri
 
 import (
 	"context"
+	"errors"
 
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -15,10 +17,10 @@ import (
 func (s *Runtime) RemoveContainer(ctx context.Context,
 	r *runtime.RemoveContainerRequest) (_ *runtime.RemoveContainerResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "RemoveContainer")
-	record := s.recordOf(ctx, r.GetContainerId())
+	c := s.restored(ctx, r.GetContainerId())
 	resp, err := s.RuntimeServiceServer.RemoveContainer(ctx, r)
-	if err == nil && record != nil {
-		s.removeRestore(ctx, record)
+	if err == nil && c != nil {
+		s.removeRestore(ctx, c)
 	}
 	return resp, err
 }
@@ -31,30 +33,44 @@ func (s *Runtime) RemovePodSandbox(ctx context.Context,
 	if !s.node.users.may(ctx, "") {
 		return s.RuntimeServiceServer.RemovePodSandbox(ctx, r)
 	}
-	records := map[string]*restore.Record{}
+	all := map[string]*restored{}
 	list, err := s.ListContainers(ctx,
 		&runtime.ListContainersRequest{Filter: &runtime.ContainerFilter{PodSandboxId: r.GetPodSandboxId()}})
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range list.GetContainers() {
-		if record := s.recordOf(ctx, c.GetId()); record != nil {
-			records[c.GetId()] = record
+		if c := s.restored(ctx, c.GetId()); c != nil {
+			all[c.ID] = c
 		}
 	}
 	resp, err := s.RuntimeServiceServer.RemovePodSandbox(ctx, r)
-	for id, record := range records {
+	for id, c := range all {
 		// The pod may be gone in part only.
 		if _, gerr := s.node.Client.ContainerService().Get(ctx, id); errdefs.IsNotFound(gerr) {
-			s.removeRestore(ctx, record)
+			s.removeRestore(ctx, c)
 		}
 	}
 	return resp, err
 }
 
+// restored is a container that is restored, or was.
+type restored struct {
+	*containers.Container
+	record *restore.Record
+}
+
 // recordOf returns the record of a container, nil if it is an ordinary one. The
 // ID may be a prefix, as crictl sends it.
 func (s *Runtime) recordOf(ctx context.Context, id string) *restore.Record {
+	if c := s.restored(ctx, id); c != nil {
+		return c.record
+	}
+	return nil
+}
+
+// restored returns a container that is restored, nil if it is an ordinary one. The ID may be a prefix.
+func (s *Runtime) restored(ctx context.Context, id string) *restored {
 	if !s.node.users.may(ctx, id) {
 		return nil
 	}
@@ -62,10 +78,10 @@ func (s *Runtime) recordOf(ctx context.Context, id string) *restore.Record {
 	if err != nil {
 		return nil // containerd says why
 	}
-	var record *restore.Record
+	c := &restored{}
 	// A container is removed, whatever its record does to us.
 	err = recovery.Do(ctx, "restore record", func() (err error) {
-		_, record, err = s.node.Restores.Get(ctx, resp.GetStatus().GetId())
+		c.Container, c.record, err = s.node.Restores.Get(ctx, resp.GetStatus().GetId())
 		return err
 	})
 	if err != nil {
@@ -75,13 +91,16 @@ func (s *Runtime) recordOf(ctx context.Context, id string) *restore.Record {
 		}
 		return nil
 	}
-	return record
+	return c
 }
 
-func (s *Runtime) removeRestore(ctx context.Context, record *restore.Record) {
+func (s *Runtime) removeRestore(ctx context.Context, c *restored) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	if err := recovery.Do(ctx, "remove restore", func() error { return s.node.Restores.Remove(ctx, record) }); err != nil {
-		log.G(ctx).WithError(err).WithField("restore", record.ID).Error("failed to remove what a restore had left")
+	err := recovery.Do(ctx, "remove restore", func() error {
+		return errors.Join(s.node.Restores.RemoveRuncState(ctx, c.Container), s.node.Restores.Remove(ctx, c.record))
+	})
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("restore", c.record.ID).Error("failed to remove what a restore had left")
 	}
 }

@@ -51,8 +51,8 @@ func Listen(dir string) (*Listener, error) {
 // Close ends the waiting for CRIU to begin. It may be called while another goroutine waits.
 func (l *Listener) Close() error { return l.fifo.Close() }
 
-// CRIU waits until CRIU has begun to make processes, and opens it (pidfd_open(2)). The error is of class errdefs.ErrNotFound if it has ended
-// already, and os.ErrClosed if that was not waited for.
+// CRIU waits until CRIU has begun to make processes, and opens it (pidfd_open(2)). The error is of class
+// errdefs.ErrNotFound if it has ended already, and os.ErrClosed if that was not waited for.
 func (l *Listener) CRIU() (pidfd int, err error) {
 	var pid int
 	if _, err := fmt.Fscanln(l.fifo, &pid); err != nil {

@@ -52,8 +52,8 @@ func ApplyRootfs(ctx context.Context, c *checkpoint.Checkpoint, mounts []mount.M
 }
 
 // looksPerEntry is at how many elements of a path the kernel may look for an entry of a diff, as a mean: containerd's
-// archive package asks about each directory above it, by its whole path. It lets all entries be 22 deep, which files of
-// programs in deep folders are not.
+// archive package asks about each directory above it, by its whole path. It lets all entries be 22 deep, which files
+// of programs in deep folders are not.
 const looksPerEntry = 512
 
 func anyEntry(*tar.Header) error { return nil }

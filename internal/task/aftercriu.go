@@ -12,9 +12,10 @@ import (
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
-// afterCRIU kills what CRIU has made when CRIU ends before all of it is there, until it is stopped. Otherwise runc, which knows of none of these
-// processes, tries for a second in each cgroup hierarchy to remove a cgroup that they are in (opencontainers/cgroups, rmdir): eleven seconds with
-// cgroup v1. Then it gives up, and leaves its state directory.
+// afterCRIU kills what CRIU has made when CRIU ends before all of it is there, until it is stopped. Otherwise runc,
+// which knows of none of these processes, tries for a second in each cgroup hierarchy to remove a cgroup that they
+// are in (opencontainers/cgroups, rmdir): eleven seconds with cgroup v1. Then it gives up, and leaves its state
+// directory.
 func (t *Tasks) afterCRIU(ctx context.Context, b *binding, id string, rec *restore.Record) (stop func()) {
 	l := log.G(ctx).WithField("container", id)
 	listener, err := b.restores.ListenCRIU(rec)

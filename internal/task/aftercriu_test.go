@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// TestStartWhoseCRIUIsKilled: runc does not return before what CRIU had made is gone, and here it never does before. So that is killed when
-// CRIU has ended, and not when runc has.
+// TestStartWhoseCRIUIsKilled: runc does not return before what CRIU had made is gone, and here it never does before.
+// So that is killed when CRIU has ended, and not when runc has.
 func TestStartWhoseCRIUIsKilled(t *testing.T) {
 	w := newWorld(t)
 	rec := w.restored("c1", nil)
