@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
-
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
@@ -19,9 +17,7 @@ const maxInspection = 10 * time.Millisecond
 func BenchmarkGuard(b *testing.B) {
 	n := harness.New(b, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOff))
 	const script = `i=1; while [ $i -lt 50 ]; do i=$((i+1)); sleep 100000 & done; exec /bin/workload heap 1`
-	opts := []harness.ContainerOpt{harness.Shell(script), harness.Security(func(s *runtime.LinuxContainerSecurityContext) {
-		s.Seccomp = &runtime.SecurityProfile{ProfileType: runtime.SecurityProfile_RuntimeDefault}
-	})}
+	opts := append(restricted(0), harness.Shell(script)) // so that it is asked what its user may open
 	pod := n.Pod(b)
 	c := pod.Run("crowd", workloadImage(b, n), opts...)
 	waitOK(b, c, 3)

@@ -37,7 +37,8 @@ func TestWallKey(t *testing.T) {
 	}
 	pod := always(harness.Mount(data, "/data", false), harness.Mount(other, "/evil", false))
 	w.all(t,
-		attack("key with a path", linked("/data]:"+data+"/x"), pod, refusedWith("/data]:")).does(signalled("empty victim")),
+		attack("key with a path", linked("/data]:"+data+"/x"), pod, refusedWith("/data]:")).does(signalled("empty victim")).
+			beyond(fails("]:")),
 		twin("", linked("/other"), pod),
 	)
 }

@@ -29,7 +29,8 @@ func TestWallQueue(t *testing.T) {
 	neighbour.Exec("sh", "-ec", "umask 077; : >/dev/mqueue/q")
 	pod := always(restricted(appUser)...)
 	w.all(t,
-		attack("another container's", forged, pod, refusedWith("/dev/mqueue/q")).in(shared).does(signalled("QSIZE")),
+		attack("another container's", forged, pod, refusedWith("/dev/mqueue/q")).in(shared).does(signalled("QSIZE")).
+			beyond(notGranted("descriptor 3", "/dev/mqueue/q")),
 		twin("", k, pod).in(shared).does(signalled("root:")),
 	)
 }

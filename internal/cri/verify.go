@@ -169,6 +169,7 @@ func (o *outcome) over(ctx context.Context) error {
 // to read in another form.
 func (v *verification) judge(ctx context.Context, is *outcome) (*verify.Report, error) {
 	countFindings(is.report.ByCheck)
+	v.record.Unpermitted = v.record.Unpermitted || is.report.Unpermitted || is.report.Unreadable != nil
 	refused, let := is.report.Judge(v.node.Audit)
 	if unverified() {
 		refused, is.err = nil, nil

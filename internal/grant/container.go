@@ -2,11 +2,15 @@ package grant
 
 import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-restore/cri-restore/internal/rights"
 )
 
 // Container is what a spec grants the processes of a container, in numbers and names that need no rule any more to be compared with.
 type Container struct {
 	Process Process `json:"process"`
+	// Files is whose rights to files the processes have, nil for those of whoever may open everything.
+	Files *rights.Holder `json:"files,omitempty"`
 	// Mounts are the spec's.
 	Mounts []Mount `json:"mounts"`
 	// Root is read-only, or mounts made by processes in it are seen elsewhere.
@@ -45,6 +49,8 @@ type Process struct {
 type Mount struct {
 	// Destination is its path in the container, which may lead through links.
 	Destination string `json:"destination"`
+	// Source is the directory or file of the node that is bound there, empty if it is none.
+	Source string `json:"source,omitempty"`
 	// Type is the type of the file system that is made for it, empty for a bind mount.
 	Type string `json:"type,omitempty"`
 	// Flags are those that it has to have, as in mount(2): read-only, nosuid, nodev, noexec, nosymfollow.

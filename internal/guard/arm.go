@@ -25,7 +25,7 @@ const (
 )
 
 // factsVersion is raised when program and plugin of two versions no longer understand each other.
-const factsVersion = 1
+const factsVersion = 2
 
 // Facts are what the guard has to know of a restore.
 type Facts struct {
@@ -37,6 +37,10 @@ type Facts struct {
 	Grant grant.Container `json:"grant"`
 	// Audit says that what is found is only noted.
 	Audit bool `json:"audit,omitempty"`
+	// Permitted says that the pod's user might have opened all files when the checkpoint was verified. What he may not
+	// was then put there meanwhile by somebody else, which is no matter of the checkpoint and is not let through by an
+	// audit either.
+	Permitted bool `json:"permitted,omitempty"`
 	// Namespaces are the node's, those of containerd, by their names below /proc/PID/ns.
 	Namespaces map[string]string `json:"namespaces"`
 	// Cgroups are the cgroups of containerd, as in /proc/self/cgroup.

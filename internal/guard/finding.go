@@ -9,8 +9,8 @@ import (
 // Finding is something of a restored container that its pod was not granted. Values are quoted and cut where they are shown: some are
 // a stranger's.
 type Finding struct {
-	// Check is the kind of the comparison, a label of the metric: "credentials", "limits", "namespaces", "cgroups", "mounts" or
-	// "files".
+	// Check is the kind of the comparison, a label of the metric: "credentials", "seccomp", "limits", "namespaces",
+	// "cgroups", "mounts", "files", or "access".
 	Check string `json:"check"`
 	// Object is what was looked at, such as "process 7, thread 9", by the IDs in the container, or "mount /etc/hosts".
 	Object string `json:"object"`
@@ -20,6 +20,9 @@ type Finding struct {
 	Found   string `json:"found"`
 	Allowed string `json:"allowed"`
 }
+
+// accessCheck is the check of what the pod's user may do with a file that a process has.
+const accessCheck = "access"
 
 const (
 	maxKept = 8   // findings in a verdict

@@ -24,8 +24,13 @@ type inspection struct {
 	*guard
 	findings
 	mounts []*mountinfo.Info
+	// owned are those in which files belong to somebody, by their IDs: the root file system, the pod's volumes, message
+	// queues.
+	owned map[int]*mountinfo.Info
 	// places are the mounts that files of the container may be in, by their IDs.
 	places *places
+	// access asks what the pod's user may do with files, nil if he may do everything.
+	access *access
 	// cgroup is what /proc/PID/cgroup has to be.
 	cgroup string
 	// labelled says that threads have labels of an LSM.
@@ -45,7 +50,7 @@ func (g *guard) inspect() (err error) {
 		err = g.look(processes)
 	}
 	g.verdict.Took, g.verdict.CPU = time.Since(began), processorTime()-before
-	if g.facts.Audit {
+	if g.facts.Audit && !(g.facts.Permitted && g.verdict.ByCheck[accessCheck] > 0) {
 		if err != nil {
 			g.findingOfFailure(err)
 		}
@@ -56,7 +61,7 @@ func (g *guard) inspect() (err error) {
 		g.verdict.Inspected = true
 		return nil
 	}
-	g.verdict.Inspected = err == nil
+	g.verdict.Inspected, g.verdict.Killed = err == nil, true
 	// First the reason, so that whoever sees them end can see it.
 	werr := g.say(err)
 	return errors.Join(err, g.verdict.Found(), werr, kill(g.init, processes))
@@ -79,7 +84,7 @@ func (g *guard) findingOfFailure(err error) {
 
 func (g *guard) look(processes []int) (err error) {
 	defer caught(&err)
-	i := &inspection{guard: g, findings: findings{v: &g.verdict}}
+	i := &inspection{guard: g, findings: findings{v: &g.verdict}, owned: map[int]*mountinfo.Info{}}
 	cgroup, err := os.ReadFile(filepath.Join(g.dir, cgroupFile))
 	if err != nil {
 		return fmt.Errorf("cgroup of the container: %w", err)
@@ -98,6 +103,10 @@ func (g *guard) look(processes []int) (err error) {
 	if err := errors.Join(i.lookAtMounts(), i.lookAtNamespaces()); err != nil {
 		return err
 	}
+	if i.access, err = newAccess(g.init, g.facts.Grant.Files, i.owned); err != nil {
+		return err
+	}
+	defer i.access.close()
 	// Most of the time is the kernel's.
 	var (
 		wg   sync.WaitGroup

@@ -120,19 +120,22 @@ func TestLookAtFiles(t *testing.T) {
 
 // Each mount is there for something, with the flags that it wants.
 func TestLookAtMounts(t *testing.T) {
-	w := newWorld(t)
+	w, outside := newWorld(t), t.TempDir()
 	w.mount("", "tmpfs", 0)
 	w.mount("ro", "tmpfs", unix.MS_RDONLY|unix.MS_NODEV)
 	w.mount("proc", "proc", unix.MS_NOSUID)
 	w.mount("shared", "tmpfs", 0)
 	w.inside(func() error {
-		return errors.Join(os.Symlink("/ro", filepath.Join(w.root, "link")), os.WriteFile(filepath.Join(w.root, "seen"), nil, 0o600),
+		source := filepath.Join(w.root, "bound")
+		return errors.Join(os.Mkdir(source, 0o755), unix.Mount(outside, source, "", unix.MS_BIND, ""),
+			os.Symlink("/ro", filepath.Join(w.root, "link")), os.WriteFile(filepath.Join(w.root, "seen"), nil, 0o600),
 			unix.Mount("", filepath.Join(w.root, "shared"), "", unix.MS_SHARED, ""))
 	})
 	w.enter()
 	honest := func() *Facts {
 		f := w.granted()
-		f.Grant.Mounts = []grant.Mount{{Destination: "/link", Flags: unix.MS_RDONLY | unix.MS_NODEV}, {Destination: "/proc", Type: "proc"}, {Destination: "/shared", Shared: true}, {Destination: "/none"}}
+		f.Grant.Mounts = []grant.Mount{{Destination: "/link", Flags: unix.MS_RDONLY | unix.MS_NODEV}, {Destination: "/proc", Type: "proc"}, {Destination: "/shared", Shared: true},
+			{Destination: "/none"}, {Destination: "/bound", Source: outside}}
 		return f
 	}
 	if found := about(w.look(honest()), "mounts"); len(found) > 0 {
@@ -146,6 +149,8 @@ func TestLookAtMounts(t *testing.T) {
 		"writable":      {func(g *grant.Container) { g.Mounts[1].Flags = unix.MS_RDONLY }, "mount /proc: flags"},
 		"another type":  {func(g *grant.Container) { g.Mounts[1].Type = "sysfs" }, "mount /proc: type: found proc, allowed sysfs"},
 		"devices":       {func(g *grant.Container) { g.Mounts[1].Flags = unix.MS_NODEV }, "allowed nodev"},
+		"another's":     {func(g *grant.Container) { g.Mounts[4].Source = t.TempDir() }, "mount /bound: source: found another"},
+		"of nothing":    {func(g *grant.Container) { g.Mounts[4].Source = outside + "/gone" }, "mount /bound: source"},
 		"root":          {func(g *grant.Container) { g.RootReadonly = true }, "mount /: flags"},
 		"shared":        {func(g *grant.Container) { g.Mounts[2].Shared = false }, "mount /shared: propagation"},
 		"not masked":    {func(g *grant.Container) { g.MaskedPaths = []string{"/gone", "/seen"} }, "path /seen"},

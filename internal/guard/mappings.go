@@ -16,37 +16,41 @@ import (
 func (i *inspection) lookAtMappings(p process) error {
 	return lines(p.path("maps"), func(line []byte) error {
 		// address perms offset dev inode path (proc_pid_maps(5))
-		var f [5][]byte
+		var field [5][]byte
 		rest := line
-		for n := range f {
-			f[n], rest, _ = bytes.Cut(rest, []byte(" "))
+		for n := range field {
+			field[n], rest, _ = bytes.Cut(rest, []byte(" "))
 		}
-		if len(f[1]) != 4 || len(f[4]) == 0 {
+		if len(field[1]) != 4 || len(field[4]) == 0 {
 			return fmt.Errorf("mappings of process %d: %q is none", p.pid, line)
 		}
-		if string(f[4]) == "0" {
+		if string(field[4]) == "0" {
 			return nil // of no file
 		}
-		key := string(f[3]) + " " + string(f[4])
-		if f[1][3] == 's' {
-			key += string(f[1]) // it may be made writable later, where the file was opened so
-		} else if f[1][2] == 'x' {
+		key := string(field[3]) + " " + string(field[4])
+		if field[1][2] == 'x' {
 			key += "x"
 		}
-		if _, known := i.mapped.Load(key); known {
+		shared := field[1][3] == 's' // it may be made writable later, where the file was opened so
+		if _, known := i.mapped.Load(key); known && !shared {
 			return nil
 		}
-		from, to, _ := strings.Cut(string(f[0]), "-")
+		from, to, _ := strings.Cut(string(field[0]), "-")
 		path := p.path("map_files/" + strings.TrimLeft(from, "0") + "-" + strings.TrimLeft(to, "0"))
-		_, mount, null, err := fileAt(path)
+		f, err := fileAt(path)
 		if err != nil {
 			return err
 		}
+		m, known := i.places.mounts[f.mount]
 		switch name := string(bytes.TrimLeft(rest, " ")); {
-		case i.places.ids[mount] || null:
-		case strings.HasPrefix(name, "/[aio]") && i.isRing(mount):
+		case m != nil:
+			if err := i.lookAtAccess(p, "mapping "+string(field[0]), path, f, byLink); err != nil {
+				return err
+			}
+		case known, f.null:
+		case strings.HasPrefix(name, "/[aio]") && i.isRing(f.mount):
 		default:
-			i.add(Finding{"files", p.name, "mapping " + string(f[0]), fmt.Sprintf("%s in mount %d", name, mount), "a file in a mount of the container"})
+			i.add(Finding{"files", p.name, "mapping " + string(field[0]), fmt.Sprintf("%s in mount %d", name, f.mount), "a file in a mount of the container"})
 			return nil
 		}
 		i.mapped.Store(key, true)
@@ -82,8 +86,8 @@ func ringMount() (mount int, err error) {
 	for line := range bytes.Lines(data) {
 		if bytes.Contains(line, []byte("/[aio]")) {
 			address, _, _ := bytes.Cut(line, []byte(" "))
-			_, mount, _, err = fileAt("/proc/self/map_files/" + string(address))
-			return mount, err
+			ring, err := fileAt("/proc/self/map_files/" + string(address))
+			return ring.mount, err
 		}
 	}
 	return -1, errors.New("no ring")

@@ -3,6 +3,7 @@ package guard
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -40,6 +41,7 @@ func (i *inspection) lookAtMounts() error {
 		wanted = map[int]expected{}
 		below  = map[string]uint32{} // of cgroup v1, by mount points
 		hidden = map[string]bool{}
+		bound  = map[string]seen{} // what is there, by destinations
 	)
 	err = inMounts(i.init, func() error {
 		for _, m := range g.Mounts {
@@ -47,14 +49,20 @@ func (i *inspection) lookAtMounts() error {
 			if err != nil {
 				continue // nothing is there, which grants nothing
 			}
-			unix.Close(fd)
-			wanted[id] = expected{m.Type, m.Flags, m.Shared, m.Slave}
+			top := os.NewFile(uintptr(fd), m.Destination)
+			at, err := seenAt(top, "")
+			top.Close()
+			if err != nil {
+				return err
+			}
+			wanted[id], bound[m.Destination] = expected{m.Type, m.Flags, m.Shared, m.Slave}, at
 		}
 		return i.lookAtHidden(hidden)
 	})
 	if err != nil {
 		return err
 	}
+	i.lookAtSources(bound)
 	for _, m := range g.Mounts {
 		for _, is := range i.mounts {
 			if _, known := wanted[is.ID]; !known && is.Mountpoint == path.Clean("/"+m.Destination) {
@@ -91,6 +99,9 @@ func (i *inspection) lookAtMount(m *mountinfo.Info, wanted map[int]expected, bel
 		i.add(Finding{"mounts", "mount " + m.Mountpoint, "mount point", m.FSType + " " + m.Options, "none"})
 		return
 	}
+	if m.Mountpoint == "/" || ok && (w.fstype == "" || w.fstype == "mqueue") {
+		i.owned[m.ID] = m
+	}
 	if w.fstype != "" && w.fstype != m.FSType {
 		i.add(Finding{"mounts", "mount " + m.Mountpoint, "type", m.FSType, w.fstype})
 	}
@@ -108,6 +119,23 @@ func (i *inspection) lookAtMount(m *mountinfo.Info, wanted map[int]expected, bel
 		switch kind, _, _ := strings.Cut(tag, ":"); {
 		case kind == "shared" && (!(w.shared || g.RootShared) || slices.ContainsFunc(node, isNodes)), kind == "master" && !w.slave:
 			i.add(Finding{"mounts", "mount " + m.Mountpoint, "propagation", tag, "private"})
+		}
+	}
+}
+
+// lookAtSources makes sure that what is bound in the container is what the spec says, however the runtime and CRIU
+// have named it to each other.
+func (i *inspection) lookAtSources(bound map[string]seen) {
+	for _, m := range i.facts.Grant.Mounts {
+		at, ok := bound[m.Destination]
+		if !path.IsAbs(m.Source) || !ok {
+			continue
+		}
+		switch is, err := fileAt(m.Source); {
+		case err != nil:
+			i.add(Finding{"mounts", "mount " + m.Destination, "source", err.Error(), m.Source})
+		case is.dev != at.dev || is.ino != at.ino:
+			i.add(Finding{"mounts", "mount " + m.Destination, "source", "another file or directory", m.Source})
 		}
 	}
 }
@@ -136,20 +164,20 @@ func (i *inspection) lookAtHidden(hidden map[string]bool) error {
 	for n, p := range slices.Concat(g.MaskedPaths, g.ReadonlyPaths) {
 		masked := n < len(g.MaskedPaths)
 		p = path.Clean("/" + p)
-		_, mount, null, err := fileAt(p)
+		f, err := fileAt(p)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		at := slices.IndexFunc(i.mounts, func(m *mountinfo.Info) bool { return m.ID == mount })
+		at := slices.IndexFunc(i.mounts, func(m *mountinfo.Info) bool { return m.ID == f.mount })
 		if at < 0 {
 			return fmt.Errorf("%s is in no mount of the container", p)
 		}
 		m := i.mounts[at]
 		switch {
-		case masked && null, masked && m.FSType == "tmpfs" && m.Mountpoint == p && has(m, "ro"), !masked && has(m, "ro"):
+		case masked && f.null, masked && m.FSType == "tmpfs" && m.Mountpoint == p && has(m, "ro"), !masked && has(m, "ro"):
 			hidden[m.Mountpoint] = m.Mountpoint == p
 		case masked:
 			i.add(Finding{"mounts", "path " + p, "mount", m.FSType + " " + m.Options, "a masked path"})

@@ -76,11 +76,11 @@ func (i *inspection) wantedNamespace(kind specs.LinuxNamespaceType) (path string
 
 // namespaceAt names the namespace that is at a path, a file of /proc or a bind mount of one.
 func namespaceAt(path, name string) (string, error) {
-	inode, _, _, err := fileAt(path)
+	f, err := fileAt(path)
 	if err != nil {
 		return "", fmt.Errorf("%s namespace of the pod: %w", name, err)
 	}
-	return fmt.Sprintf("%s:[%d]", name, inode), nil
+	return fmt.Sprintf("%s:[%d]", name, f.ino), nil
 }
 
 // sameNamespaces makes sure that a process is in those of the first one.

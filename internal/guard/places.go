@@ -12,7 +12,8 @@ import (
 // places are the mounts in which a file of the container may be: its own, and those of the kernel that no mount namespace has,
 // which have pipes, sockets and the like.
 type places struct {
-	ids map[int]bool
+	// mounts are those of the container, by their IDs, and what is nil the kernel's.
+	mounts map[int]*mountinfo.Info
 	// namespaces is the mount of namespaces, which have to be the container's.
 	namespaces int
 	// rings is that of the rings of asynchronous I/O, 0 before it was looked for.
@@ -20,9 +21,9 @@ type places struct {
 }
 
 func newPlaces(mounts []*mountinfo.Info) (*places, error) {
-	p := &places{ids: map[int]bool{}}
+	p := &places{mounts: map[int]*mountinfo.Info{}}
 	for _, m := range mounts {
-		p.ids[m.ID] = true
+		p.mounts[m.ID] = m
 	}
 	// One of a kind is made of each, and says where it is.
 	var fds [2]int
@@ -39,16 +40,16 @@ func newPlaces(mounts []*mountinfo.Info) (*places, error) {
 			return nil, err
 		}
 		for _, fd := range made {
-			_, id, _, err := fileAt(fmt.Sprintf("/proc/self/fd/%d", fd))
+			f, err := fileAt(fmt.Sprintf("/proc/self/fd/%d", fd))
 			unix.Close(fd)
 			if err != nil {
 				return nil, err
 			}
-			p.ids[id] = true
+			p.mounts[f.mount] = nil
 		}
 	}
-	var err error
-	_, p.namespaces, _, err = fileAt("/proc/self/ns/mnt")
+	own, err := fileAt("/proc/self/ns/mnt")
+	p.namespaces = own.mount
 	return p, err
 }
 
@@ -65,17 +66,34 @@ func huge(size int) func() ([]int, error) {
 	}
 }
 
+// seen is what is looked at of a file.
+type seen struct {
+	mount    int
+	dev, ino uint64
+	mode     uint32
+	null     bool // it is /dev/null
+}
+
 // fileAt looks at a file without asking the file system, which may be of somebody who does not answer.
-func fileAt(path string) (inode uint64, mount int, null bool, err error) {
+func fileAt(path string) (seen, error) { return statx(unix.AT_FDCWD, path, 0) }
+
+// seenAt is fileAt for what is below an open directory, or with no name the open file itself.
+func seenAt(dir *os.File, name string) (seen, error) {
+	return statx(int(dir.Fd()), name, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func statx(dir int, path string, flags int) (s seen, err error) {
+	const want = unix.STATX_MNT_ID | unix.STATX_INO | unix.STATX_TYPE | unix.STATX_MODE
 	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID|unix.STATX_INO|unix.STATX_TYPE, &st); err != nil {
-		return 0, 0, false, &os.PathError{Op: "statx", Path: path, Err: err}
+	if err := unix.Statx(dir, path, flags|unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, want, &st); err != nil {
+		return s, &os.PathError{Op: "statx", Path: path, Err: err}
 	}
 	if st.Mask&unix.STATX_MNT_ID == 0 {
-		return 0, 0, false, fmt.Errorf("the kernel does not say in which mount a file is: Linux 5.8 or newer is needed: %w", errors.ErrUnsupported)
+		return s, fmt.Errorf("the kernel does not say in which mount a file is: Linux 5.8 or newer is needed: %w", errors.ErrUnsupported)
 	}
-	null = st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev_major == 1 && st.Rdev_minor == 3
-	return st.Ino, int(st.Mnt_id), null, nil
+	s = seen{mount: int(st.Mnt_id), dev: unix.Mkdev(st.Dev_major, st.Dev_minor), ino: st.Ino, mode: uint32(st.Mode)}
+	s.null = st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev_major == 1 && st.Rdev_minor == 3
+	return s, nil
 }
 
 // lookAtDescriptors looks where the files are that a process has open, and its directories and program.
@@ -85,36 +103,83 @@ func (i *inspection) lookAtDescriptors(p process) error {
 		return err
 	}
 	for _, fd := range fds {
-		if err := i.lookAtFile(p, "descriptor "+fd, p.path("fd/"+fd)); err != nil {
+		if err := i.lookAtFile(p, "descriptor "+fd, p.path("fd/"+fd), byLink); err != nil {
 			return err
 		}
 	}
-	for _, link := range []string{"cwd", "root", "exe"} {
-		if err := i.lookAtFile(p, link, p.path(link)); err != nil {
+	for link, modes := range map[string]uint32{"cwd": unix.X_OK, "root": unix.X_OK, "exe": unix.R_OK | unix.X_OK} {
+		if err := i.lookAtFile(p, link, p.path(link), modes); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (i *inspection) lookAtFile(p process, field, path string) error {
-	inode, mount, null, err := fileAt(path)
+// byLink is for a file that takes the rights that its link in /proc says.
+const byLink = ^uint32(0)
+
+func (i *inspection) lookAtFile(p process, field, path string, modes uint32) error {
+	f, err := fileAt(path)
 	if err != nil {
 		return err
 	}
+	m, known := i.places.mounts[f.mount]
 	switch {
-	case i.places.ids[mount]:
+	case m != nil:
+		return i.lookAtAccess(p, field, path, f, modes)
+	case known:
 		return nil
-	case null:
+	case f.null:
 		return nil // what a process without input gets, from the node; it is the same everywhere
-	case mount == i.places.namespaces && i.isNamespace(inode):
+	case f.mount == i.places.namespaces && i.isNamespace(f.ino):
 		return nil
 	}
 	name, err := os.Readlink(path)
 	if err != nil {
 		return err
 	}
-	i.add(Finding{"files", p.name, field, fmt.Sprintf("%s in mount %d", name, mount), "a file in a mount of the container"})
+	i.add(Finding{"files", p.name, field, fmt.Sprintf("%s in mount %d", name, f.mount), "a file in a mount of the container"})
+	return nil
+}
+
+// lookAtAccess looks whether a process of the pod may have a file in this way.
+func (i *inspection) lookAtAccess(p process, field, path string, f seen, modes uint32) (err error) {
+	m := i.places.mounts[f.mount]
+	_, kernels := kernelFiles[m.FSType]
+	kernels = kernels || m.FSType == "proc"
+	asks := i.access != nil && i.owned[f.mount] != nil
+	if !asks && !kernels {
+		return nil
+	}
+	if modes == byLink {
+		if modes, err = modesOf(path); err != nil {
+			return err
+		}
+	}
+	if kernels {
+		name, err := os.Readlink(path)
+		if err != nil {
+			return err
+		}
+		if why := i.unlike(m, name, f, modes); why != "" {
+			i.add(Finding{"files", p.name, field, name, why})
+			return nil
+		}
+	}
+	if !asks {
+		return nil
+	}
+	denied, err := i.access.may(path, use{
+		mount: f.mount, dev: f.dev, ino: f.ino, modes: modes, program: field == "exe", dir: f.mode&unix.S_IFMT == unix.S_IFDIR,
+	})
+	if denied == nil || err != nil {
+		return err
+	}
+	name, err := os.Readlink(path)
+	if err != nil {
+		return err
+	}
+	i.add(Finding{accessCheck, p.name, field, name, fmt.Sprintf("what user %d of the pod may open: %v", i.facts.Grant.Files.UID, denied)})
 	return nil
 }
 

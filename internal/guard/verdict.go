@@ -21,9 +21,11 @@ type Verdict struct {
 	// Failure says what the guard could not do, for which the restore fails.
 	Failure string `json:"failure,omitempty"`
 	// Findings are the first things that the pod was not granted; Total counts all, ByCheck by their kind.
-	Findings []Finding      `json:"findings,omitempty"`
-	Total    int            `json:"total,omitempty"`
-	ByCheck  map[string]int `json:"byCheck,omitempty"`
+	Findings []Finding `json:"findings,omitempty"`
+	Total    int       `json:"total,omitempty"`
+	// Killed is set when the processes were killed for what was found, on a node that only audits as well.
+	Killed  bool           `json:"killed,omitempty"`
+	ByCheck map[string]int `json:"byCheck,omitempty"`
 }
 
 // Outcome returns the verdict on a restore. The error is of class errdefs.ErrNotFound if the guard has said nothing.

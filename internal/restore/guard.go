@@ -24,7 +24,9 @@ func (s *Store) Arm(id string, r *Record) error {
 	if err != nil {
 		return err
 	}
-	script, err := guard.Arm(s.Dirs.Guard(r.ID), s.Guard, guard.Facts{Container: id, Grant: *granted, Audit: s.Audit})
+	script, err := guard.Arm(s.Dirs.Guard(r.ID), s.Guard, guard.Facts{
+		Container: id, Grant: *granted, Audit: s.Audit, Permitted: r.ImagesDigest != "" && !r.Unpermitted,
+	})
 	if err != nil {
 		return err
 	}
@@ -65,7 +67,7 @@ func (s *Store) Verdict(r *Record) (*guard.Verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	if found := v.Found(); found != nil && !s.Audit {
+	if found := v.Found(); found != nil && (!s.Audit || v.Killed) {
 		return v, found
 	}
 	return v, v.Failed()

@@ -67,6 +67,8 @@ type Record struct {
 	// ImagesDigest is that of the CRIU images that were verified, see [Digest]. Empty in the record of
 	// a plugin that did not verify them.
 	ImagesDigest string `json:"imagesDigest,omitempty"`
+	// Unpermitted is set when the verification found a file that the pod's user may not open, and only noted that.
+	Unpermitted bool `json:"unpermitted,omitempty"`
 	// TCP says what becomes of TCP connections that were established: nothing
 	// ("refuse", or empty), "close", "local" or "restore".
 	TCP string `json:"tcp,omitempty"`

@@ -24,14 +24,15 @@ var ErrLink = errors.New("a symbolic link")
 // Holder is whose rights they are: the user of a container, with those of his capabilities that are about files. Who has
 // CAP_DAC_OVERRIDE need not be asked about.
 type Holder struct {
-	UID, GID uint32
-	Groups   []uint32
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups,omitempty"`
 	// ReadSearch is CAP_DAC_READ_SEARCH: he may read everything.
-	ReadSearch bool
+	ReadSearch bool `json:"readSearch,omitempty"`
 	// AnyUser is CAP_SETUID: he can be whom a file belongs to.
-	AnyUser bool
+	AnyUser bool `json:"anyUser,omitempty"`
 	// AnyOwner is CAP_FOWNER or CAP_CHOWN: he can change the mode of every file.
-	AnyOwner bool
+	AnyOwner bool `json:"anyOwner,omitempty"`
 }
 
 // User is a thread of this process that has a container's rights to files and no others, so that the kernel

@@ -25,13 +25,14 @@ import (
 // others change between this check and the restore is not seen. Files that are not there are for CRIU to complain of.
 func (c *container) access() error {
 	g, _, err := c.granted()
-	if err != nil || g.reachable.has(capDACOverride) {
+	if err != nil {
 		return err
 	}
-	u, err := rights.New(rights.Holder{
-		UID: g.uid, GID: g.gid, Groups: g.groups, ReadSearch: g.reachable.has(capDACReadSearch), AnyUser: g.permitted.has(capSetUID),
-		AnyOwner: g.reachable&(capFOwner|capChown) != 0,
-	})
+	holder := g.holder()
+	if holder == nil {
+		return nil
+	}
+	u, err := rights.New(*holder)
 	if err != nil {
 		return err
 	}
@@ -132,6 +133,7 @@ func (a *accessCheck) note(f *openFile, name, what string, why error) {
 	if why == nil || errors.Is(why, place.ErrAbsent) {
 		return
 	}
+	a.report.Unpermitted = true
 	a.refuse(Finding{
 		Check: "files", Object: f.String(), Field: "access", Found: what + " " + name,
 		Allowed: fmt.Sprintf("what user %d of the pod may open: %v", a.paths.uid, why),

@@ -31,7 +31,7 @@ func Grant(spec *specs.Spec) (*grant.Container, error) {
 			NoNewPrivs: g.noNewPrivs, Seccomp: spec.Linux.Seccomp != nil, Label: label.name, OOMScore: spec.Process.OOMScoreAdj,
 		},
 		RootReadonly: spec.Root.Readonly, RootShared: v.sharedRoot(), Terminal: spec.Process.Terminal,
-		MaskedPaths: spec.Linux.MaskedPaths, ReadonlyPaths: spec.Linux.ReadonlyPaths, Namespaces: spec.Linux.Namespaces,
+		Files: g.holder(), MaskedPaths: spec.Linux.MaskedPaths, ReadonlyPaths: spec.Linux.ReadonlyPaths, Namespaces: spec.Linux.Namespaces,
 	}
 	if !g.permitted.has(capSysResource) {
 		hard := v.hardLimits(own)
@@ -45,6 +45,8 @@ func Grant(spec *specs.Spec) (*grant.Container, error) {
 		out := grant.Mount{Destination: w.path, Flags: w.flags, Slave: w.slave, Shared: w.shared, Below: w.controllers}
 		if w.kind == fresh {
 			out.Type = fstypeName(w.fstype)
+		} else {
+			out.Source = m.Source
 		}
 		c.Mounts = append(c.Mounts, out)
 	}

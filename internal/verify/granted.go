@@ -2,6 +2,8 @@ package verify
 
 import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-restore/cri-restore/internal/rights"
 )
 
 // granted is what the spec gives the container's process in the moment in which runc has started it, and
@@ -56,6 +58,17 @@ func (g granted) reachableInheritable() capabilities {
 		c |= g.bounding
 	}
 	return c
+}
+
+// holder is whose rights to files they are, or nil if they may open everything.
+func (g granted) holder() *rights.Holder {
+	if g.reachable.has(capDACOverride) {
+		return nil
+	}
+	return &rights.Holder{
+		UID: g.uid, GID: g.gid, Groups: g.groups, ReadSearch: g.reachable.has(capDACReadSearch), AnyUser: g.permitted.has(capSetUID),
+		AnyOwner: g.reachable&(capFOwner|capChown) != 0,
+	}
 }
 
 // granted returns what the spec gives. Both come from the same moment.

@@ -59,6 +59,9 @@ type Report struct {
 	// Unreadable says why images could not be compared, or not all of them: they are not such as CRIU writes them. It is
 	// of class errdefs.ErrInvalidArgument, or nil.
 	Unreadable error
+	// Unpermitted says that a file was found which the pod's user may not open now. An audit lets it through; what is so
+	// only later was exchanged meanwhile, and is the doing of somebody else.
+	Unpermitted bool
 	// always is that one of the findings is for audits, too.
 	always bool
 	// ByCheck counts the findings by their kind, what is unreadable as "images".
