@@ -38,7 +38,7 @@ func (c *container) access() error {
 	}
 	defer u.Close()
 	a := &accessCheck{
-		container: c, uses: map[uint32]*uses{},
+		container: c, uses: map[uint32]*uses{}, sent: map[uint32]bool{},
 		paths: &paths{table: c.table, step: c.step, user: u, granted: g, searched: map[string]error{}},
 	}
 	for _, check := range []func() error{a.collect, a.regularFiles, a.watched, a.bound} {
@@ -54,6 +54,7 @@ type accessCheck struct {
 	*container
 	paths *paths
 	uses  map[uint32]*uses
+	sent  map[uint32]bool // the entries with the paths of what is in messages
 }
 
 // uses are what CRIU opens a regular file for.
@@ -117,12 +118,14 @@ func (a *accessCheck) collect() error {
 		case fdinfo.FdTypes_FIFO:
 			if reg := a.byID[f.GetFifo().GetRegfId()]; reg != nil {
 				a.use(reg.GetId()).open(reg.flags)
+				a.sent[reg.GetId()] = a.sent[reg.GetId()] || f.sent
 			}
 		case fdinfo.FdTypes_REG:
 			// Whatever an entry is there for that nothing known refers to.
 			if f.used || a.uses[f.GetId()] == nil {
 				a.use(f.GetId()).open(f.flags)
 			}
+			a.sent[f.GetId()] = a.sent[f.GetId()] || f.sent
 		}
 	}
 	return nil
@@ -164,6 +167,14 @@ func (a *accessCheck) regularFiles() error {
 			name = at.Path
 		}
 		a.openings(f, name, u)
+		if a.sent[f.GetId()] && at.Mount.Kind == place.Volume {
+			a.report.Unpermitted = true
+			a.refuse(Finding{
+				Check: "files", Object: f.String(), Field: "access", Found: name + ", in a message that nobody has received",
+				Allowed: "files of volumes that are open: others may exchange them, and what is in a message is not seen before it is received",
+				Remedy:  "take the checkpoint when it was received",
+			})
+		}
 		if a.over != nil {
 			return a.over
 		}

@@ -35,6 +35,11 @@ func TestAccessMounts(t *testing.T) {
 	at := func(name string, flags uint32) []*fdinfo.FileEntry {
 		return regularAt(name, 0o100644, criutest.RootMount, flags)
 	}
+	sent := func(name string) ([]*fdinfo.FileEntry, map[string]string) {
+		return append(at(name, unix.O_RDONLY), criutest.UnixSocket(8, 0, "")), undescribed(inMessage(9))
+	}
+	sentOwn, inOwn := sent("/all")
+	sentVolume, inVolume := sent("/vol/all")
 	const read, both = unix.O_RDONLY, unix.O_RDWR
 	for name, c := range map[string]struct {
 		files  []*fdinfo.FileEntry
@@ -63,6 +68,8 @@ func TestAccessMounts(t *testing.T) {
 		"device of a group":           {at("/dev/disk", both), devs, device(0o660, 2000), ""},
 		"device of another group":     {at("/dev/disk", both), devs, device(0o660, 3000), "mode 0660"},
 		"device to read":              {at("/dev/disk", both), devs, device(0o640, 2000), "open for reading and writing"},
+		"in a message":                {sentOwn, inOwn, nil, ""},
+		"volume's, in a message":      {sentVolume, inVolume, bind("/vol", volume), "/vol/all, in a message"},
 		"device of nobody":            {at("/dev/disk", read), devs, nil, "./disk, b 8:1"},
 	} {
 		t.Run(name, func(t *testing.T) {

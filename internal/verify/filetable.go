@@ -35,6 +35,7 @@ type openFile struct {
 	owner *fown.FownEntry // nil if this type of file has none
 	pid   int32           // of a pidfd
 	used  bool            // a descriptor refers to it
+	sent  bool            // it is in a message that nobody has received
 }
 
 func (f *openFile) kindName() string {

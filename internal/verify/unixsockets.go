@@ -144,7 +144,7 @@ func (o *openFiles) readQueues() error {
 				if f == nil {
 					return fmt.Errorf("there is no file %d, which is in a message to socket %d", id, e.GetIdFor())
 				}
-				f.used = true
+				f.used, f.sent = true, true
 			}
 		}
 		if err := o.step(1 + len(e.GetScm())); err != nil {
