@@ -58,7 +58,8 @@ func TestWallDirectory(t *testing.T) {
 			// Whoever may write to the root directory might have removed it, if it were not for the mount.
 			bad = bad.with(editImages(t, bad.archive, func(e *imageEditor) { rootMode(e, 0o777) }))
 		}
-		a := attack(name, bad, pod, refusedWith(c.words...)).keeps(func() []string { return []string{volume} })
+		a := attack(name, bad, pod, refusedWith(c.words...)).beyond(fails(c.words...)).
+			keeps(func() []string { return []string{volume} })
 		attacks = append(attacks, a)
 	}
 	honest := w.forged(t, k, "/mnt", deletedFile("/mnt/file"))

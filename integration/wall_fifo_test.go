@@ -1,12 +1,16 @@
 package integration
 
 import (
+	"archive/tar"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
@@ -50,4 +54,28 @@ func TestWallFIFO(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWallFIFOExchanged: a FIFO in the place of a file that was open for reading, after the checks, or in a
+// checkpoint that says it were a file. CRIU would wait for somebody to write; it is not given the chance.
+func TestWallFIFOExchanged(t *testing.T) {
+	t.Parallel()
+	w := newWall(t)
+	const reads = `exec 3<%s; trap 'read x <&3; echo "read $x"' USR1; ` + counting
+	open := w.volumeCheckpoint(t, fmt.Sprintf(reads, "/mnt/d/victim"))
+	opts := restricted(0)[1:] // the root file system is writable
+	own := w.checkpoint(t, harness.Busybox,
+		append(opts, harness.Shell("echo own >/tmp/victim; "+fmt.Sprintf(reads, "/tmp/victim")))...)
+	fifo := specialEntry(tar.TypeFifo, "tmp/victim", "")
+	stopped := func(name string) stop { return fails("a FIFO is in the place of the file " + name) }
+	changed := stop{at: "create", code: codes.FailedPrecondition, words: []string{"/tmp/victim has mode"}}
+	w.all(t,
+		attack("in a volume", open, swap(func(dir string) error {
+			return errors.Join(os.Remove(victimOf(dir)), unix.Mkfifo(victimOf(dir), 0o600))
+		}), stopped("\"/mnt/d/victim\"")),
+		attack("of the checkpoint", w.diffed(t, own, dirEntry("tmp"), fifo), always(opts...), changed).
+			beyond(stopped("\"/tmp/victim\"")),
+		twin("", open, swap(nil)).does(signalled("volume own.")),
+		twin("of the checkpoint", own, always(opts...)).does(signalled("own")),
+	)
 }

@@ -65,7 +65,8 @@ func TestWallProcfs(t *testing.T) {
 	}
 	pod, refused, seen := always(mount), refusedWith("/hostproc/1/"), refusedAtStart("/hostproc/1/", "of no process")
 	w.all(t,
-		attack("environment", named("/hostproc/1/environ", 0o400), pod, refused).does(signalled("SECRET=of-the-node")).beyond(seen),
+		attack("environment", named("/hostproc/1/environ", 0o400), pod, refused).
+			does(signalled("SECRET=of-the-node")).beyond(seen),
 		attack("auxiliary vector", named("/hostproc/1/auxv", 0o400), pod, refused).beyond(seen),
 		twin("", named("/hostproc/loadavg", 0o444), pod).does(func(t *testing.T, c *harness.Container) {
 			if err := unix.Kill(c.Pid(), unix.SIGUSR2); err != nil {

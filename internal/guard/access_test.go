@@ -94,7 +94,7 @@ func TestLookAtAccess(t *testing.T) {
 		"below one, by its name only":  {file: "/closed/all", flags: unix.O_PATH, says: "a directory above it"},
 		"deleted":                      {file: "/mine/all", after: "rm /mine/all"},
 		"removed folder of root":       {file: "/empty", flags: unix.O_DIRECTORY, after: "rm /empty"},
-		"removed below a closed one":   {file: "/closed/empty", flags: unix.O_DIRECTORY, after: "rm /closed/empty", says: "above it"},
+		"removed below a closed one":   {file: "/closed/empty", flags: unix.O_PATH, after: "rm /closed/empty", says: "above it"},
 		"deleted secret":               {file: "/secret", after: "rm /secret", says: "owner 0:0, mode 0600"},
 		"deleted below a closed one":   {file: "/closed/all", after: "rm /closed/all", says: "a directory above it"},
 		"deleted with its folder":      {file: "/mine/all", after: "rm -r /mine"},

@@ -13,7 +13,7 @@ import (
 func TestListen(t *testing.T) {
 	dir := t.TempDir() + "/guard"
 	check(t, announce(dir, os.Getpid())) // of an earlier plugin, which does not listen
-	_, err := Arm(dir, "/bin/true", Facts{Container: containerID})
+	_, err := Arm(dir, "/bin/true", Facts{Container: containerID}, Paths{})
 	check(t, err)
 	check(t, announce(dir, os.Getpid())) // nobody hears it
 	l, err := Listen(dir)

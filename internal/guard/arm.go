@@ -48,8 +48,8 @@ type Facts struct {
 }
 
 // Arm makes a restore's directory for the guard, and takes away what an earlier try of the same restore has left there. program is
-// the path of restore-guard. It returns the path that CRIU is to execute.
-func Arm(dir, program string, f Facts) (script string, err error) {
+// the path of restore-guard, p what CRIU is going to read. It returns the path that CRIU is to execute.
+func Arm(dir, program string, f Facts, p Paths) (script string, err error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return "", fmt.Errorf("guard of the restore: %w", err)
 	}
@@ -64,7 +64,7 @@ func Arm(dir, program string, f Facts) (script string, err error) {
 	if f.Namespaces, err = ownNamespaces("self"); err != nil {
 		return "", fmt.Errorf("guard of the restore: namespaces of this process: %w", err)
 	}
-	if err := write(filepath.Join(dir, factsFile), f); err != nil {
+	if err := errors.Join(write(filepath.Join(dir, factsFile), f), write(filepath.Join(dir, pathsFile), p)); err != nil {
 		return "", fmt.Errorf("guard of the restore: %w", err)
 	}
 	if err := unix.Mkfifo(filepath.Join(dir, criuFile), 0o600); err != nil {

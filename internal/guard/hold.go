@@ -81,5 +81,5 @@ func (g *guard) held() error {
 	if seen == 0 {
 		return fmt.Errorf("none of the mounts that CRIU has made for the container is to be seen: %w", errdefs.ErrFailedPrecondition)
 	}
-	return nil
+	return g.lookAtPaths(mounts)
 }

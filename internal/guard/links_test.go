@@ -122,7 +122,7 @@ func TestOtherStages(t *testing.T) {
 // Program and plugin of two builds do not work together.
 func TestFactsOfAnotherVersion(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "guard")
-	script, err := Arm(dir, "/bin/true", Facts{Container: containerID})
+	script, err := Arm(dir, "/bin/true", Facts{Container: containerID}, Paths{})
 	check(t, err)
 	check(t, write(filepath.Join(dir, factsFile), Facts{Version: factsVersion + 1}))
 	err = Run(script, environment(map[string]string{"CRTOOLS_SCRIPT_ACTION": stageRestored, "CRTOOLS_INIT_PID": "1"}))

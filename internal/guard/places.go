@@ -170,7 +170,8 @@ func (i *inspection) lookAtAccess(p process, field, path string, f seen, modes u
 		return nil
 	}
 	denied, err := i.access.may(path, use{
-		mount: f.mount, dev: f.dev, ino: f.ino, modes: modes, program: field == "exe", dir: f.mode&unix.S_IFMT == unix.S_IFDIR,
+		mount: f.mount, dev: f.dev, ino: f.ino, modes: modes,
+		program: field == "exe", dir: f.mode&unix.S_IFMT == unix.S_IFDIR,
 	})
 	if denied == nil || err != nil {
 		return err
@@ -179,7 +180,8 @@ func (i *inspection) lookAtAccess(p process, field, path string, f seen, modes u
 	if err != nil {
 		return err
 	}
-	i.add(Finding{accessCheck, p.name, field, name, fmt.Sprintf("what user %d of the pod may open: %v", i.facts.Grant.Files.UID, denied)})
+	allowed := fmt.Sprintf("what user %d of the pod may open: %v", i.facts.Grant.Files.UID, denied)
+	i.add(Finding{accessCheck, p.name, field, name, allowed})
 	return nil
 }
 

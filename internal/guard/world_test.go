@@ -20,6 +20,7 @@ type world struct {
 	root  string // the container's root, before it is the namespace's
 	pid   int
 	facts Facts
+	paths Paths
 }
 
 func newWorld(t *testing.T) *world {
@@ -94,7 +95,7 @@ func (w *world) enter() {
 // run runs the guard as CRIU does.
 func (w *world) run(stage string) error {
 	w.t.Helper()
-	script, err := Arm(w.dir, "/bin/true", w.facts)
+	script, err := Arm(w.dir, "/bin/true", w.facts, w.paths)
 	check(w.t, err)
 	return Run(script, environment(map[string]string{"CRTOOLS_SCRIPT_ACTION": stage, "CRTOOLS_INIT_PID": strconv.Itoa(w.pid)}))
 }

@@ -2,12 +2,14 @@ package restore
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-restore/cri-restore/internal/checkpoint"
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/grant"
 	"github.com/cri-restore/cri-restore/internal/guard"
@@ -24,9 +26,17 @@ func (s *Store) Arm(id string, r *Record) error {
 	if err != nil {
 		return err
 	}
+	c, err := checkpoint.Open(s.Dirs.Checkpoint(r), s.Limits)
+	if err != nil {
+		return fmt.Errorf("checkpoint %s: %w", r.Image, err)
+	}
+	paths, err := pathsOf(c.ImagesDir())
+	if err := errors.Join(err, c.Close()); err != nil {
+		return fmt.Errorf("checkpoint %s: %w", r.Image, err)
+	}
 	script, err := guard.Arm(s.Dirs.Guard(r.ID), s.Guard, guard.Facts{
 		Container: id, Grant: *granted, Audit: s.Audit, Permitted: r.ImagesDigest != "" && !r.Unpermitted,
-	})
+	}, paths)
 	if err != nil {
 		return err
 	}

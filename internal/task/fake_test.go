@@ -27,6 +27,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/cri-restore/cri-restore/internal/checkpoint"
+	"github.com/cri-restore/cri-restore/internal/criu/criutest"
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
@@ -193,6 +194,7 @@ func (w *world) restored(id string, options *anypb.Any) *restore.Record {
 		"config.dump":                 `{"id":"c1","name":"c","rootfsImageRef":"registry.example/base@sha256:` + strings.Repeat("a", 64) + `"}`,
 		"spec.dump":                   `{"process":{},"root":{"path":"rootfs"},"linux":{}}`,
 		"checkpoint/inventory.img":    "inventory",
+		"checkpoint/files.img":        criutest.Image("FILES"),
 		"checkpoint/descriptors.json": `[]`,
 	} {
 		file := filepath.Join(w.store.Dirs.Archive(r.ID), name)

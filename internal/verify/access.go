@@ -171,7 +171,7 @@ func (a *accessCheck) regularFiles() error {
 			a.report.Unpermitted = true
 			a.refuse(Finding{
 				Check: "files", Object: f.String(), Field: "access", Found: name + ", in a message that nobody has received",
-				Allowed: "files of volumes that are open: others may exchange them, and what is in a message is not seen before it is received",
+				Allowed: "files of volumes that are open: others may exchange them, and nobody sees what is in a message",
 				Remedy:  "take the checkpoint when it was received",
 			})
 		}
