@@ -31,7 +31,8 @@ func BenchmarkGuard(b *testing.B) {
 		c.Remove()
 		forgetLog(b, c)
 	}
-	fmt.Printf("inspection of 50 restored processes: %.1f ms of a processor (%s)\n", milliseconds(median(inspected)), spread(inspected))
+	fmt.Printf("inspection of 50 restored processes: %.1f ms of a processor (%s)\n", milliseconds(median(inspected)),
+		spread(inspected))
 	b.ReportMetric(0, "ns/op") // not what was measured
 	b.ReportMetric(milliseconds(median(inspected)), "inspection-ms")
 	if median(inspected) > maxInspection {

@@ -106,7 +106,8 @@ func (h *heapCheckpoint) requireIntact(t *testing.T) {
 func (h *heapCheckpoint) hashes(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	for _, dir := range []string{h.volume, filepath.Join(h.n.Root(), "io.containerd.snapshotter.v1.overlayfs", "snapshots")} {
+	for _, dir := range []string{h.volume,
+		filepath.Join(h.n.Root(), "io.containerd.snapshotter.v1.overlayfs", "snapshots")} {
 		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // a snapshot of something else, on its way out
@@ -161,7 +162,8 @@ func TestCrashDuringRestore(t *testing.T) {
 	n.Baseline() // with the images
 	cutOff := 0
 
-	for i, m := range []moment{atRunc, atMount, atCRIU, atProcess, atPages, atMost, after(50 * time.Millisecond), after(250 * time.Millisecond)} {
+	for i, m := range []moment{atRunc, atMount, atCRIU, atProcess, atPages, atMost, after(50 * time.Millisecond),
+		after(250 * time.Millisecond)} {
 		again := i%2 == 0
 		t.Run(fmt.Sprintf("containerd, %s, again %v", m.name, again), func(t *testing.T) {
 			before := n.Inventory(t)
@@ -228,7 +230,8 @@ func TestCrashDuringRestore(t *testing.T) {
 				t.Errorf("processes left: %v", left)
 			}
 			// What it had made is killed when it ends, and not when runc has given up removing a cgroup with processes in it.
-			if tc.who == "CRIU" && tc.m.name == atPages.name && !strings.Contains(n.DaemonLog(), "CRIU has ended before its restore has") {
+			if tc.who == "CRIU" && tc.m.name == atPages.name &&
+				!strings.Contains(n.DaemonLog(), "CRIU has ended before its restore has") {
 				t.Error("the end of CRIU was not seen")
 			}
 			h.requireIntact(t)
@@ -239,7 +242,8 @@ func TestCrashDuringRestore(t *testing.T) {
 		})
 	}
 
-	for i, m := range []moment{atBundle(n), atRunc, atMount, atCRIU, atProcess, atPages, atMost, after(300 * time.Millisecond)} {
+	for i, m := range []moment{atBundle(n), atRunc, atMount, atCRIU, atProcess, atPages, atMost,
+		after(300 * time.Millisecond)} {
 		t.Run("caller, "+m.name, func(t *testing.T) {
 			before := n.Inventory(t)
 			c := h.create(t)

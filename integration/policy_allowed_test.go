@@ -16,7 +16,8 @@ import (
 // TestPolicyNamespaces restores in pods of namespaces that may and may not.
 func TestPolicyNamespaces(t *testing.T) {
 	t.Parallel()
-	n := harness.New(t, harness.WithRestoreConfig(`allowed_namespaces = ["team-*"]`), harness.WithRestoreConfig(allowArchives))
+	n := harness.New(t, harness.WithRestoreConfig(`allowed_namespaces = ["team-*"]`),
+		harness.WithRestoreConfig(allowArchives))
 	archive, counted := countingCheckpoint(t, n)
 	image := imageOf(t, n, archive)
 	for _, checkpoint := range []string{image, archive} {
@@ -132,7 +133,8 @@ func TestPolicyArchives(t *testing.T) {
 	requirePlugin(t, n, "ok", "allow_archives true")
 	restored(t, pod, archive, counted).Remove()
 	dir, file := filepath.Split(archive)
-	for _, unclean := range []string{dir + "/" + file, dir + "./" + file, dir + "x/../" + file, archive + "/", "/.." + archive, "/" + archive} {
+	for _, unclean := range []string{dir + "/" + file, dir + "./" + file, dir + "x/../" + file, archive + "/",
+		"/.." + archive, "/" + archive} {
 		refused(t, pod, unclean, codes.InvalidArgument, fmt.Sprintf("%q", unclean), "clean absolute path")
 	}
 	refused(t, pod, missing, codes.NotFound, missing)
@@ -147,7 +149,8 @@ func TestPolicyArchives(t *testing.T) {
 	refused(t, pod, "./"+relative, codes.NotFound, relative)
 }
 
-// TestPolicyArchiveDirectories names archives of directories that the node's configuration admits, and others, by links as well.
+// TestPolicyArchiveDirectories names archives of directories that the node's configuration admits, and others, by links
+// as well.
 func TestPolicyArchiveDirectories(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t)
@@ -163,7 +166,8 @@ func TestPolicyArchiveDirectories(t *testing.T) {
 			}
 		}
 	}
-	for name, target := range map[string]string{"out": other, "in": "sub", "file.tar": filepath.Join(other, "a.tar"), "up": "../allowed-not"} {
+	for name, target := range map[string]string{"out": other, "in": "sub", "file.tar": filepath.Join(other, "a.tar"),
+		"up": "../allowed-not"} {
 		if err := os.Symlink(target, filepath.Join(allowed, name)); err != nil {
 			t.Fatal(err)
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/cri-restore/cri-restore/integration/harness"
 )
 
-// TestRestoreSystemV restores a process with objects of System V IPC, which outlive it: in a new pod, and again in the same pod as often as it
-// ends, as the kubelet does.
+// TestRestoreSystemV restores a process with objects of System V IPC, which outlive it: in a new pod, and again in the
+// same pod as often as it ends, as the kubelet does.
 func TestRestoreSystemV(t *testing.T) {
 	t.Parallel()
 	for mode, config := range map[string]string{"eagerly": `lazy_pages = "off"`, "lazily": lazyOn} {
@@ -51,7 +51,8 @@ func TestRestoreSystemV(t *testing.T) {
 	}
 }
 
-// TestRestoreSystemVBesideOthers: a checkpoint has nothing of another container's shared memory, and its restore takes nothing from one that runs.
+// TestRestoreSystemVBesideOthers: a checkpoint has nothing of another container's shared memory, and its restore takes
+// nothing from one that runs.
 func TestRestoreSystemVBesideOthers(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives))

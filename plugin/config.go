@@ -19,9 +19,9 @@ type Config struct {
 	// Enable turns restoring on. If false, containerd is as without the plugin.
 	// Default true.
 	Enable bool `toml:"enable" json:"enable"`
-	// AllowArchives admits absolute paths of checkpoint archives as image names, for crictl and for whoever else talks to the
-	// CRI socket; the kubelet never sends one. It is true, for any archive on the node, or a list of the directories below
-	// which archives are admitted. Default false.
+	// AllowArchives admits absolute paths of checkpoint archives as image names, for crictl and for whoever else talks to
+	// the CRI socket; the kubelet never sends one. It is true, for any archive on the node, or a list of the directories
+	// below which archives are admitted. Default false.
 	AllowArchives any `toml:"allow_archives" json:"allowArchives"`
 	// AllowedImages are patterns of the checkpoint images that may be restored.
 	// A pattern matches a whole name, element by element between slashes; "**" at its
@@ -42,11 +42,12 @@ type Config struct {
 	Verification string `toml:"verification" json:"verification"`
 	// VerificationTimeout bounds the verification of a checkpoint, which ends with the request in any case. Default "10s".
 	VerificationTimeout string `toml:"verification_timeout" json:"verificationTimeout"`
-	// TCPConnections is what becomes of TCP connections that were established: "refuse" the checkpoint, "close" them, restore
-	// the "local" ones, of which both ends are in the container, and close the others, or "restore" all of them with their addresses. Default "local".
+	// TCPConnections is what becomes of TCP connections that were established: "refuse" the checkpoint, "close" them,
+	// restore the "local" ones, of which both ends are in the container, and close the others, or "restore" all of them
+	// with their addresses. Default "local".
 	TCPConnections string `toml:"tcp_connections" json:"tcpConnections"`
-	// DisableMPTCP turns Multipath TCP off in the network of every new pod, unless the pod asks for the sysctl net.mptcp.enabled
-	// itself: CRIU cannot dump its sockets, and servers written in Go listen with it. Default true.
+	// DisableMPTCP turns Multipath TCP off in the network of every new pod, unless the pod asks for the sysctl
+	// net.mptcp.enabled itself: CRIU cannot dump its sockets, and servers written in Go listen with it. Default true.
 	DisableMPTCP bool `toml:"disable_mptcp" json:"disableMPTCP"`
 	// LazyPages is whether processes run before all of their memory is there, which a page server
 	// then supplies: "off", "on", or "auto" for checkpoints of 64 MiB or more. Default "auto".
@@ -145,7 +146,8 @@ func (c *Config) validate(root string) (*settings, error) {
 	if err != nil {
 		errs = append(errs, err)
 	}
-	if s.policy, err = policy.New(policy.Config{AllowArchives: archives, ArchiveDirs: dirs, Images: c.AllowedImages, BaseImages: append([]string{}, c.AllowedBaseImages...), Namespaces: c.AllowedNamespaces,
+	if s.policy, err = policy.New(policy.Config{AllowArchives: archives, ArchiveDirs: dirs, Images: c.AllowedImages,
+		BaseImages: append([]string{}, c.AllowedBaseImages...), Namespaces: c.AllowedNamespaces,
 		PodAnnotations: c.PodAnnotations, TCP: policy.TCP(c.TCPConnections), Lazy: policy.Lazy(c.LazyPages),
 		CheckpointImages: c.AllowCheckpointImages, Compression: policy.Compression(c.CheckpointCompression)}); err != nil {
 		errs = append(errs, err)
@@ -154,20 +156,25 @@ func (c *Config) validate(root string) (*settings, error) {
 		errs = append(errs, fmt.Errorf("verification: %q is none of %q, %q", c.Verification, strict, audit))
 	}
 	if s.verifying, err = time.ParseDuration(c.VerificationTimeout); err != nil || s.verifying <= 0 {
-		errs = append(errs, fmt.Errorf("verification_timeout: %q is no positive duration such as \"10s\"", c.VerificationTimeout))
+		errs = append(errs, fmt.Errorf("verification_timeout: %q is no positive duration such as \"10s\"",
+			c.VerificationTimeout))
 	}
-	if s.command, err = time.ParseDuration(c.CommandTimeout); err != nil || s.command < time.Second || s.command%time.Second != 0 {
-		errs = append(errs, fmt.Errorf("command_timeout: %q is no duration of whole seconds such as \"10s\"", c.CommandTimeout))
+	if s.command, err = time.ParseDuration(c.CommandTimeout); err != nil || s.command < time.Second ||
+		s.command%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("command_timeout: %q is no duration of whole seconds such as \"10s\"",
+			c.CommandTimeout))
 	}
 	if s.pullTimeout, err = time.ParseDuration(c.BaseImagePullTimeout); err != nil || s.pullTimeout <= 0 {
-		errs = append(errs, fmt.Errorf("base_image_pull_timeout: %q is no positive duration such as \"30m\"", c.BaseImagePullTimeout))
+		errs = append(errs, fmt.Errorf("base_image_pull_timeout: %q is no positive duration such as \"30m\"",
+			c.BaseImagePullTimeout))
 	}
 	if c.CRIUConfig != "" && !filepath.IsAbs(c.CRIUConfig) {
 		errs = append(errs, fmt.Errorf("criu_config: %q is no absolute path", c.CRIUConfig))
 	}
 	if s.failedLogs != "" && !filepath.IsAbs(s.failedLogs) {
 		if !filepath.IsLocal(s.failedLogs) {
-			errs = append(errs, fmt.Errorf("failed_log_dir: %q is neither an absolute path nor one below the plugin's root directory", s.failedLogs))
+			errs = append(errs, fmt.Errorf("failed_log_dir: %q is neither an absolute path nor one below the plugin's root "+
+				"directory", s.failedLogs))
 		}
 		s.failedLogs = filepath.Join(root, s.failedLogs)
 	}
@@ -212,5 +219,6 @@ func (c *Config) archives() (all bool, dirs []string, err error) {
 		}
 		return false, dirs, nil
 	}
-	return false, nil, fmt.Errorf("allow_archives: %q is neither a boolean nor a list of directories", fmt.Sprint(c.AllowArchives))
+	return false, nil, fmt.Errorf("allow_archives: %q is neither a boolean nor a list of directories",
+		fmt.Sprint(c.AllowArchives))
 }

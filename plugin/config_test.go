@@ -25,7 +25,8 @@ func TestDefaultConfigIsValid(t *testing.T) {
 	if !c.Enable || c.AllowArchives != false {
 		t.Errorf("%+v", c)
 	}
-	if s.limits != checkpoint.DefaultLimits() || s.pullTimeout != 30*time.Minute || s.failedLogs != filepath.Join(root, "failed") {
+	if s.limits != checkpoint.DefaultLimits() || s.pullTimeout != 30*time.Minute ||
+		s.failedLogs != filepath.Join(root, "failed") {
 		t.Errorf("%+v", s)
 	}
 	if err := s.policy.Namespace("default"); err != nil {
@@ -57,27 +58,37 @@ func keys(t *testing.T) []string {
 // Each key's bad values are refused by its name. A new key must say here what a bad value is.
 func TestBadValuesAreRefusedByName(t *testing.T) {
 	bad := map[string][]func(*Config){
-		"enable": nil, "pull_base_images": nil, "allow_checkpoint_images": nil, "disable_mptcp": nil, "max_concurrent_restores": nil, // every value is good
-		"allow_archives":          {func(c *Config) { c.AllowArchives = "yes" }, func(c *Config) { c.AllowArchives = []any{1} }, func(c *Config) { c.AllowArchives = []any{"a"} }, func(c *Config) { c.AllowArchives = nil }},
-		"verification":            {func(c *Config) { c.Verification = "" }, func(c *Config) { c.Verification = "off" }},
-		"tcp_connections":         {func(c *Config) { c.TCPConnections = "keep" }},
-		"verification_timeout":    {func(c *Config) { c.VerificationTimeout = "" }, func(c *Config) { c.VerificationTimeout = "10" }, func(c *Config) { c.VerificationTimeout = "-1s" }},
-		"command_timeout":         {func(c *Config) { c.CommandTimeout = "0s" }, func(c *Config) { c.CommandTimeout = "" }, func(c *Config) { c.CommandTimeout = "1500ms" }},
-		"checkpoint_compression":  {func(c *Config) { c.CheckpointCompression = "gzip" }},
-		"lazy_pages":              {func(c *Config) { c.LazyPages = "yes" }},
-		"pod_annotations":         {func(c *Config) { c.PodAnnotations = []string{"lazy"} }},
-		"allowed_images":          {func(c *Config) { c.AllowedImages = []string{"a["} }, func(c *Config) { c.AllowedImages = []string{""} }},
-		"allowed_base_images":     {func(c *Config) { c.AllowedBaseImages = []string{"a["} }},
-		"allowed_namespaces":      {func(c *Config) { c.AllowedNamespaces = []string{"a**b"} }, func(c *Config) { c.AllowedNamespaces = []string{"*", ""} }},
+		// every value is good
+		"enable": nil, "pull_base_images": nil, "allow_checkpoint_images": nil, "disable_mptcp": nil,
+		"max_concurrent_restores": nil,
+		"allow_archives": {func(c *Config) { c.AllowArchives = "yes" },
+			func(c *Config) { c.AllowArchives = []any{1} }, func(c *Config) { c.AllowArchives = []any{"a"} },
+			func(c *Config) { c.AllowArchives = nil }},
+		"verification":    {func(c *Config) { c.Verification = "" }, func(c *Config) { c.Verification = "off" }},
+		"tcp_connections": {func(c *Config) { c.TCPConnections = "keep" }},
+		"verification_timeout": {func(c *Config) { c.VerificationTimeout = "" },
+			func(c *Config) { c.VerificationTimeout = "10" }, func(c *Config) { c.VerificationTimeout = "-1s" }},
+		"command_timeout": {func(c *Config) { c.CommandTimeout = "0s" }, func(c *Config) { c.CommandTimeout = "" },
+			func(c *Config) { c.CommandTimeout = "1500ms" }},
+		"checkpoint_compression": {func(c *Config) { c.CheckpointCompression = "gzip" }},
+		"lazy_pages":             {func(c *Config) { c.LazyPages = "yes" }},
+		"pod_annotations":        {func(c *Config) { c.PodAnnotations = []string{"lazy"} }},
+		"allowed_images": {func(c *Config) { c.AllowedImages = []string{"a["} },
+			func(c *Config) { c.AllowedImages = []string{""} }},
+		"allowed_base_images": {func(c *Config) { c.AllowedBaseImages = []string{"a["} }},
+		"allowed_namespaces": {func(c *Config) { c.AllowedNamespaces = []string{"a**b"} },
+			func(c *Config) { c.AllowedNamespaces = []string{"*", ""} }},
 		"base_image_pull_timeout": timeouts("", "30", "0s", "-1m", "soon"),
-		"criu_config":             {func(c *Config) { c.CRIUConfig = "criu.conf" }, func(c *Config) { c.CRIUConfig = "./etc/criu/runc.conf" }},
-		"failed_log_dir":          {func(c *Config) { c.FailedLogDir = "../elsewhere" }, func(c *Config) { c.FailedLogDir = "a/../../b" }},
-		"failed_logs":             {func(c *Config) { c.FailedLogs = -1 }},
-		"max_metadata_size":       sizes(func(c *Config, n int64) { c.MaxMetadataSize = n }),
-		"max_log_size":            sizes(func(c *Config, n int64) { c.MaxLogSize = n }),
-		"max_diff_size":           sizes(func(c *Config, n int64) { c.MaxDiffSize = n }),
-		"max_archive_size":        sizes(func(c *Config, n int64) { c.MaxArchiveSize = n }),
-		"max_entries":             sizes(func(c *Config, n int64) { c.MaxEntries = int(n) }),
+		"criu_config": {func(c *Config) { c.CRIUConfig = "criu.conf" },
+			func(c *Config) { c.CRIUConfig = "./etc/criu/runc.conf" }},
+		"failed_log_dir": {func(c *Config) { c.FailedLogDir = "../elsewhere" },
+			func(c *Config) { c.FailedLogDir = "a/../../b" }},
+		"failed_logs":       {func(c *Config) { c.FailedLogs = -1 }},
+		"max_metadata_size": sizes(func(c *Config, n int64) { c.MaxMetadataSize = n }),
+		"max_log_size":      sizes(func(c *Config, n int64) { c.MaxLogSize = n }),
+		"max_diff_size":     sizes(func(c *Config, n int64) { c.MaxDiffSize = n }),
+		"max_archive_size":  sizes(func(c *Config, n int64) { c.MaxArchiveSize = n }),
+		"max_entries":       sizes(func(c *Config, n int64) { c.MaxEntries = int(n) }),
 	}
 	all := DefaultConfig()
 	var named []string
@@ -155,22 +166,31 @@ func TestGoodValues(t *testing.T) {
 			pod, err := s.policy.Pod(nil)
 			return err == nil && pod.Lazy == policy.LazyOff
 		}},
-		"images of checkpoints": {func(c *Config) { c.AllowCheckpointImages = true }, func(s *settings) bool { return s.policy.CheckpointImage("a") == nil }},
-		"no images of them":     {func(*Config) {}, func(s *settings) bool { return s.policy.CheckpointImage("a") != nil }},
+		"images of checkpoints": {func(c *Config) { c.AllowCheckpointImages = true },
+			func(s *settings) bool { return s.policy.CheckpointImage("a") == nil }},
+		"no images of them": {func(*Config) {}, func(s *settings) bool { return s.policy.CheckpointImage("a") != nil }},
 		"compression": {func(c *Config) { c.CheckpointCompression = "zstd" }, func(s *settings) bool {
 			pod, err := s.policy.Pod(nil)
 			return err == nil && pod.Compression == policy.Zstd
 		}},
-		"no image":            {func(c *Config) { c.AllowedImages = []string{} }, func(s *settings) bool { return s.policy.Image("", "a") != nil }},
-		"no base image":       {func(c *Config) { c.AllowedBaseImages = nil }, func(s *settings) bool { return s.policy.BaseImage("", "a") != nil }},
-		"no namespace":        {func(c *Config) { c.AllowedNamespaces = nil }, func(s *settings) bool { return s.policy.Namespace("default") != nil }},
+		"no image": {func(c *Config) { c.AllowedImages = []string{} },
+			func(s *settings) bool { return s.policy.Image("", "a") != nil }},
+		"no base image": {func(c *Config) { c.AllowedBaseImages = nil },
+			func(s *settings) bool { return s.policy.BaseImage("", "a") != nil }},
+		"no namespace": {func(c *Config) { c.AllowedNamespaces = nil },
+			func(s *settings) bool { return s.policy.Namespace("default") != nil }},
 		"no file of the node": {func(c *Config) { c.CRIUConfig = "" }, func(*settings) bool { return true }},
-		"no logs":             {func(c *Config) { c.FailedLogDir, c.FailedLogs = "", 0 }, func(s *settings) bool { return s.failedLogs == "" }},
-		"logs elsewhere":      {func(c *Config) { c.FailedLogDir = "/var/log/restores" }, func(s *settings) bool { return s.failedLogs == "/var/log/restores" }},
-		"logs deeper":         {func(c *Config) { c.FailedLogDir = "a/b" }, func(s *settings) bool { return s.failedLogs == root+"/a/b" }},
-		"a small limit":       {func(c *Config) { c.MaxDiffSize = 1 }, func(s *settings) bool { return s.limits.DiffBytes == 1 }},
-		"a patient pull":      {func(c *Config) { c.BaseImagePullTimeout = "1h30m" }, func(s *settings) bool { return s.pullTimeout == 90*time.Minute }},
-		"turned off":          {func(c *Config) { c.Enable = false }, func(*settings) bool { return true }},
+		"no logs": {func(c *Config) { c.FailedLogDir, c.FailedLogs = "", 0 },
+			func(s *settings) bool { return s.failedLogs == "" }},
+		"logs elsewhere": {func(c *Config) { c.FailedLogDir = "/var/log/restores" },
+			func(s *settings) bool { return s.failedLogs == "/var/log/restores" }},
+		"logs deeper": {func(c *Config) { c.FailedLogDir = "a/b" },
+			func(s *settings) bool { return s.failedLogs == root+"/a/b" }},
+		"a small limit": {func(c *Config) { c.MaxDiffSize = 1 },
+			func(s *settings) bool { return s.limits.DiffBytes == 1 }},
+		"a patient pull": {func(c *Config) { c.BaseImagePullTimeout = "1h30m" },
+			func(s *settings) bool { return s.pullTimeout == 90*time.Minute }},
+		"turned off": {func(c *Config) { c.Enable = false }, func(*settings) bool { return true }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := DefaultConfig()
@@ -189,8 +209,11 @@ func TestGoodValues(t *testing.T) {
 // What "containerd config dump" writes, containerd reads back; no key is lost on the way.
 func TestTOMLRoundTrip(t *testing.T) {
 	changed := Config{
-		Enable: false, AllowArchives: []any{"/a"}, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"}, AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", AllowCheckpointImages: true, CheckpointCompression: "zstd", LazyPages: "on", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
-		CRIUConfig: "/c", FailedLogDir: "/f", FailedLogs: 1, MaxMetadataSize: 2, MaxLogSize: 3, MaxDiffSize: 4, MaxArchiveSize: 5, MaxEntries: 6,
+		Enable: false, AllowArchives: []any{"/a"}, AllowedImages: []string{"a/**", "b"}, AllowedBaseImages: []string{"c"},
+		AllowedNamespaces: []string{"x"}, Verification: "audit", TCPConnections: "close", AllowCheckpointImages: true,
+		CheckpointCompression: "zstd", LazyPages: "on", PodAnnotations: []string{"y"}, BaseImagePullTimeout: "1h",
+		CRIUConfig: "/c", FailedLogDir: "/f", FailedLogs: 1, MaxMetadataSize: 2, MaxLogSize: 3, MaxDiffSize: 4,
+		MaxArchiveSize: 5, MaxEntries: 6,
 	}
 	if v := reflect.ValueOf(changed); true {
 		for i := range v.NumField() {

@@ -94,7 +94,8 @@ func initRestore(ic *plugin.InitContext) (_ any, retErr error) {
 
 // taskService returns the task service, which this package has decorated.
 func taskService(ic *plugin.InitContext) (*containerd.Client, *task.Tasks, error) {
-	client, err := containerd.New("", containerd.WithDefaultNamespace(upstream.Namespace), containerd.WithInMemoryServices(ic))
+	client, err := containerd.New("", containerd.WithDefaultNamespace(upstream.Namespace),
+		containerd.WithInMemoryServices(ic))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -112,11 +113,12 @@ func taskService(ic *plugin.InitContext) (*containerd.Client, *task.Tasks, error
 // newDumps returns what takes checkpoints, as yet without the snapshotters.
 func newDumps(ic *plugin.InitContext, client *containerd.Client, tasks *task.Tasks, meta *metadata.DB) *dump.Store {
 	state := ic.Properties[plugins.PropertyStateDir]
-	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Transact: meta.Update, Freeze: cgroup.Freeze, Thaw: cgroup.Thaw, Frozen: cgroup.Frozen, Bundles: upstream.Bundles(state), State: state}
+	return &dump.Store{Tasks: tasks, Leases: client.LeasesService(), Transact: meta.Update, Freeze: cgroup.Freeze,
+		Thaw: cgroup.Thaw, Frozen: cgroup.Frozen, Bundles: upstream.Bundles(state), State: state}
 }
 
-// reconcile ends the checkpoints that an earlier containerd was taking, also on a node that does not restore any more: its
-// containers would stay frozen.
+// reconcile ends the checkpoints that an earlier containerd was taking, also on a node that does not restore any more:
+// its containers would stay frozen.
 func reconcile(ic *plugin.InitContext, dumps *dump.Store) {
 	ctx := namespaces.WithNamespace(ic.Context, upstream.Namespace)
 	if err := recovery.Do(ctx, "reconcile checkpoints", func() error { return dumps.Reconcile(ctx) }); err != nil {
@@ -124,7 +126,8 @@ func reconcile(ic *plugin.InitContext, dumps *dump.Store) {
 	}
 }
 
-// parts are what a node is made of, which is whole only when the CRI plugin's configuration is known, after this plugin.
+// parts are what a node is made of, which is whole only when the CRI plugin's configuration is known, after this
+// plugin.
 type parts struct {
 	runcs *runc.Binaries
 	node  func(registries func() string, noCRIU bool) *cri.Node
@@ -179,7 +182,8 @@ func newParts(ic *plugin.InitContext) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := tasks.Bind(namespaces.WithNamespace(ic.Context, upstream.Namespace), store, exchange.(events.Publisher)); err != nil {
+	if err := tasks.Bind(namespaces.WithNamespace(ic.Context, upstream.Namespace), store,
+		exchange.(events.Publisher)); err != nil {
 		return nil, err
 	}
 	ic.Meta.Exports["verification"] = config.Verification

@@ -36,7 +36,8 @@ func TestInstall(t *testing.T) {
 
 	n.pack("1.1")
 	contains(t, n.install(), "replace /opt/cri-restore/bin/containerd", "90-restore.toml is there and stays")
-	if out, err := exec.Command(n.root + "/opt/cri-restore/bin/containerd").Output(); err != nil || !strings.Contains(string(out), "1.1") {
+	if out, err := exec.Command(n.root + "/opt/cri-restore/bin/containerd").Output(); err != nil ||
+		!strings.Contains(string(out), "1.1") {
 		t.Errorf("after the upgrade: %v: %s", err, out)
 	}
 
@@ -56,7 +57,8 @@ func TestInstallConfiguration(t *testing.T) {
 	}
 	before := tree(t, n.root)
 	n.install()
-	if text, err := os.ReadFile(main); err != nil || !strings.Contains(string(text), `imports = ["/etc/containerd/conf.d/*.toml"]`) {
+	if text, err := os.ReadFile(main); err != nil ||
+		!strings.Contains(string(text), `imports = ["/etc/containerd/conf.d/*.toml"]`) {
 		t.Errorf("the main configuration: %v: %s", err, text)
 	}
 	n.install()
@@ -87,18 +89,22 @@ func TestInstallLooks(t *testing.T) {
 		"an old containerd": {func(n *node) {
 			n.program(n.root+"/usr/bin/containerd", "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6")
 		}, "older than 2.0"},
-		"no containerd": {func(n *node) { n.remove("/usr/lib/systemd/system/containerd.service") }, "there is no unit containerd.service"},
+		"no containerd": {func(n *node) { n.remove("/usr/lib/systemd/system/containerd.service") },
+			"there is no unit containerd.service"},
 		"a strange argument": {func(n *node) {
-			n.file(n.root+"/usr/lib/systemd/system/containerd.service", "[Service]\nExecStart=/usr/bin/containerd --config \"$X\"\n", 0o644)
+			n.file(n.root+"/usr/lib/systemd/system/containerd.service",
+				"[Service]\nExecStart=/usr/bin/containerd --config \"$X\"\n", 0o644)
 		}, "cannot be repeated"},
 		"no imports": {func(n *node) {
-			n.file(n.root+"/etc/containerd/config.toml", "version = 3\n[plugins]\n  imports = ['/etc/containerd/conf.d/*.toml']\n", 0o644)
+			n.file(n.root+"/etc/containerd/config.toml",
+				"version = 3\n[plugins]\n  imports = ['/etc/containerd/conf.d/*.toml']\n", 0o644)
 		}, "does not import"},
 		"imports in a comment": {func(n *node) {
 			n.file(n.root+"/etc/containerd/config.toml", "# imports = ['/etc/containerd/conf.d/*.toml']\nversion = 3\n", 0o644)
 		}, "does not import"},
 		"another configuration": {func(n *node) {
-			n.file(n.root+"/usr/lib/systemd/system/containerd.service", "[Service]\nExecStart=/usr/bin/containerd --config /etc/other.toml\n", 0o644)
+			n.file(n.root+"/usr/lib/systemd/system/containerd.service",
+				"[Service]\nExecStart=/usr/bin/containerd --config /etc/other.toml\n", 0o644)
 		}, "/etc/other.toml is not there"},
 		"another runc": {func(n *node) {
 			n.program(n.root+"/usr/sbin/runc", "runc version 1.4.3")
@@ -107,16 +113,19 @@ func TestInstallLooks(t *testing.T) {
 		"no CRIU":     {func(n *node) { n.remove("/usr/sbin/criu") }, "there is no CRIU"},
 		"an old CRIU": {func(n *node) { n.program(n.root+"/usr/sbin/criu", "Version: 3.17.1") }, "CRIU 3.17.1 is too old"},
 		"a check that fails": {func(n *node) {
-			n.file(n.root+"/usr/sbin/criu", "#!/bin/sh\n[ \"$1\" != check ] || { echo 'Error (x.c): no vDSO' >&2; exit 1; }\necho Version: 4.2.1\n", 0o755)
+			n.file(n.root+"/usr/sbin/criu",
+				"#!/bin/sh\n[ \"$1\" != check ] || { echo 'Error (x.c): no vDSO' >&2; exit 1; }\necho Version: 4.2.1\n", 0o755)
 		}, "\"criu check\" fails: Error (x.c): no vDSO"},
-		"no cgroups":         {func(n *node) { n.remove("/sys/fs/cgroup") }, "/sys/fs/cgroup is not there"},
-		"another machine":    {func(n *node) { n.repack("arch="+runtime.GOARCH, "arch=riscv64") }, "these programs are for riscv64"},
+		"no cgroups": {func(n *node) { n.remove("/sys/fs/cgroup") }, "/sys/fs/cgroup is not there"},
+		"another machine": {func(n *node) { n.repack("arch="+runtime.GOARCH, "arch=riscv64") },
+			"these programs are for riscv64"},
 		"an old runc packed": {func(n *node) { n.repack("runc=1.4.4", "runc=1.4.3") }, "runc 1.4.3 is packed"},
 		"a program of a newer distribution": {func(n *node) {
 			n.file(n.dist+"/bin/runc", "#!/bin/sh\necho \"version GLIBC_2.99 not found\" >&2\nexit 1\n", 0o755)
 			n.repack("", "")
 		}, "runc does not start here: version GLIBC_2.99 not found"},
-		"a damaged program": {func(n *node) { n.file(n.dist+"/bin/ctr", "#!/bin/sh\n", 0o755) }, "a file is not as it was packed: bin/ctr"},
+		"a damaged program": {func(n *node) { n.file(n.dist+"/bin/ctr", "#!/bin/sh\n", 0o755) },
+			"a file is not as it was packed: bin/ctr"},
 		"a missing program": {func(n *node) { os.Remove(n.dist + "/bin/ctr") }, "bin/ctr"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -148,7 +157,8 @@ func (n *node) repack(old, new string) {
 		n.t.Fatal(err)
 	}
 	n.file(n.dist+"/VERSION", strings.Replace(string(text), old, new, 1), 0o644)
-	cmd := exec.Command("sh", "-c", "sums=$(sed 's/^[^ ]*  //' SHA256SUMS | xargs sha256sum) && echo \"$sums\" >SHA256SUMS")
+	cmd := exec.Command("sh", "-c",
+		"sums=$(sed 's/^[^ ]*  //' SHA256SUMS | xargs sha256sum) && echo \"$sums\" >SHA256SUMS")
 	cmd.Dir = n.dist
 	if out, err := cmd.CombinedOutput(); err != nil {
 		n.t.Fatalf("%v: %s", err, out)
@@ -173,7 +183,8 @@ func TestInstallForPackage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	contains(t, string(unit), "ExecStart=\nExecStart=/usr/lib/cri-restore/bin/containerd\n", "PATH=/usr/lib/cri-restore/bin:")
+	contains(t, string(unit), "ExecStart=\nExecStart=/usr/lib/cri-restore/bin/containerd\n",
+		"PATH=/usr/lib/cri-restore/bin:")
 	first := tree(t, dest)
 	n.install("--destdir="+dest, "--prefix=/usr/lib/cri-restore")
 	sameTree(t, "the second time", first, tree(t, dest))
@@ -183,7 +194,8 @@ func TestInstallForPackage(t *testing.T) {
 			t.Errorf("left: %s", line)
 		}
 	}
-	if out, err := n.run(n.dist+"/install.sh", "--prefix=/opt/a b"); err == nil || !strings.Contains(out, "a path of letters") {
+	if out, err := n.run(n.dist+"/install.sh", "--prefix=/opt/a b"); err == nil ||
+		!strings.Contains(out, "a path of letters") {
 		t.Errorf("a prefix with a space: %v: %s", err, out)
 	}
 }
@@ -192,8 +204,10 @@ func TestInstallForPackage(t *testing.T) {
 func TestRuncUsable(t *testing.T) {
 	n, file := &node{t: t}, t.TempDir()+"/runc"
 	for _, version := range []string{
-		"1.4.3", "1.4.4-rc.1", "1.4.4", "1.4.10", "1.4.4+ds1", "1.4.4-0ubuntu1~24.04", "1.5.0-rc.2", "1.5.2", "1.5.3", "1.5.3+dev",
-		"1.6.0-rc.1", "1.6.0-rc.2", "1.6.0", "1.6.1-rc.1", "1.7.0-rc.1", "1.3.9", "1.1.5+ds1-1+deb12u1", "1.0.0-rc93", "2.0.0", "0.1.1",
+		"1.4.3", "1.4.4-rc.1", "1.4.4", "1.4.10", "1.4.4+ds1", "1.4.4-0ubuntu1~24.04", "1.5.0-rc.2", "1.5.2", "1.5.3",
+		"1.5.3+dev",
+		"1.6.0-rc.1", "1.6.0-rc.2", "1.6.0", "1.6.1-rc.1", "1.7.0-rc.1", "1.3.9", "1.1.5+ds1-1+deb12u1", "1.0.0-rc93",
+		"2.0.0", "0.1.1",
 	} {
 		n.program(file, "runc version "+version)
 		_, _, refused := (&restorerunc.Binaries{}).Version(t.Context(), file)

@@ -46,7 +46,8 @@ func newNode(t *testing.T) *node {
 	n.pack("1.0")
 	n.program(n.root+"/usr/bin/containerd", "containerd github.com/containerd/containerd/v2 v2.3.4 0123abc")
 	n.file(n.root+"/usr/lib/systemd/system/containerd.service", "[Service]\nExecStart=/usr/bin/containerd\n", 0o644)
-	n.file(n.root+"/etc/containerd/config.toml", "version = 3\nimports = [\n  '/etc/containerd/conf.d/*.toml', # ours\n]\n\n[plugins]\n", 0o644)
+	n.file(n.root+"/etc/containerd/config.toml",
+		"version = 3\nimports = [\n  '/etc/containerd/conf.d/*.toml', # ours\n]\n\n[plugins]\n", 0o644)
 	n.program(n.root+"/usr/sbin/criu", "Version: 4.2.1")
 	for _, dir := range []string{"/etc/systemd/system", "/opt", "/sys/fs"} {
 		if err := os.MkdirAll(n.root+dir, 0o755); err != nil {
@@ -68,7 +69,8 @@ func (n *node) pack(version string) {
 	}
 	n.program(bin+"/containerd", "containerd github.com/containerd/containerd/v2 v2.4.2+cri-restore."+version+" 0123abc")
 	n.file(bin+"/ctr", "#!/bin/sh\n# "+version+": as where containerd does not run\nexit 1\n", 0o755)
-	out, err := exec.Command("./stage.sh", bin, n.dist, version, runtime.GOARCH, "v2.4.2+cri-restore."+version, "1.4.4").CombinedOutput()
+	out, err := exec.Command("./stage.sh", bin, n.dist, version, runtime.GOARCH, "v2.4.2+cri-restore."+version,
+		"1.4.4").CombinedOutput()
 	if err != nil {
 		n.t.Fatalf("stage.sh: %v: %s", err, out)
 	}

@@ -12,8 +12,8 @@ import (
 
 func init() { modes["sysv"] = systemV }
 
-// systemV counts in a shared memory segment, a message queue and a semaphore of System V IPC, which have the key that is given. What is there
-// when it begins is of an earlier life, and begins anew.
+// systemV counts in a shared memory segment, a message queue and a semaphore of System V IPC, which have the key that
+// is given. What is there when it begins is of an earlier life, and begins anew.
 func systemV(args []string) error {
 	if len(args) != 1 {
 		return errors.New("sysv takes a key")

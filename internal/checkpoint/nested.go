@@ -12,8 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 )
 
-// Nested returns the path of the archive that a directory holds in the place of a checkpoint, as an image does into which
-// the archive was copied as it is: the only entry, a regular file that begins like a tar, plain, gzip or zstd. It
+// Nested returns the path of the archive that a directory holds in the place of a checkpoint, as an image does into
+// which the archive was copied as it is: the only entry, a regular file that begins like a tar, plain, gzip or zstd. It
 // returns "" if there is no such file.
 func Nested(dir string) (string, error) {
 	root, err := openRoot(dir)

@@ -34,8 +34,9 @@ func Unpack(ctx context.Context, archive string, dst string, l Limits) error {
 	return unpackOnly(ctx, "", archive, dst, l, nil)
 }
 
-// UnpackBelow is Unpack for an archive that has to be below a directory, links on the way followed. With an empty directory it may be
-// anywhere. The error is of class errdefs.ErrPermissionDenied for one that a link leads to elsewhere.
+// UnpackBelow is Unpack for an archive that has to be below a directory, links on the way followed. With an empty
+// directory it may be anywhere. The error is of class errdefs.ErrPermissionDenied for one that a link leads to
+// elsewhere.
 func UnpackBelow(ctx context.Context, dir, archive, dst string, l Limits) error {
 	return unpackOnly(ctx, dir, archive, dst, l, nil)
 }
@@ -86,7 +87,8 @@ func openEmpty(dst string) (_ *os.Root, retErr error) {
 		return nil, err
 	}
 	if !fi.IsDir() || !filepath.IsAbs(dst) {
-		return nil, fmt.Errorf("destination %s is not a directory with an absolute path: %w", quote(dst), errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("destination %s is not a directory with an absolute path: %w", quote(dst),
+			errdefs.ErrInvalidArgument)
 	}
 	root, err := os.OpenRoot(dst)
 	if err != nil {

@@ -25,7 +25,8 @@ import (
 // CreateContainer creates a container. If its image is a checkpoint, the
 // container is created from the checkpoint's base image and prepared so that
 // its start is a restore.
-func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (_ *runtime.CreateContainerResponse, retErr error) {
+func (s *Runtime) CreateContainer(ctx context.Context,
+	r *runtime.CreateContainerRequest) (_ *runtime.CreateContainerResponse, retErr error) {
 	defer recovery.Into(ctx, &retErr, "CreateContainer")
 	began := time.Now()
 	ref := r.GetConfig().GetImage().GetImage()
@@ -38,7 +39,8 @@ func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 		}
 		return s.restore(ctx, r, &archiveSource{node: s.node, path: ref}, began)
 	}
-	// What the image holds comes before all that is asked of checkpoints only: an ordinary one is created as without the plugin.
+	// What the image holds comes before all that is asked of checkpoints only: an ordinary one is created as without the
+	// plugin.
 	img, err := s.detector.Detect(ctx, r.GetConfig().GetImage(), s.look.inPod(s.RuntimeServiceServer, r.GetPodSandboxId()))
 	if err != nil {
 		return nil, err
@@ -54,7 +56,8 @@ func (s *Runtime) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 
 // restore creates a container that is restored when it starts. If that cannot be, and the pod wants so, it creates
 // one that is not.
-func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest, src source, began time.Time) (*runtime.CreateContainerResponse, error) {
+func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest, src source,
+	began time.Time) (*runtime.CreateContainerResponse, error) {
 	resp, err := s.tryRestore(ctx, r, src, began)
 	observeCreation(began, err)
 	var u *unrestorable
@@ -66,7 +69,8 @@ func (s *Runtime) restore(ctx context.Context, r *runtime.CreateContainerRequest
 
 // tryRestore is the order of the steps. Whatever a step leaves behind is put on
 // the undo list, and taken back if a later step fails.
-func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequest, src source, began time.Time) (_ *runtime.CreateContainerResponse, retErr error) {
+func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequest, src source,
+	began time.Time) (_ *runtime.CreateContainerResponse, retErr error) {
 	ctx, span := tracing.StartSpan(ctx, "cri.restore.create", tracing.WithAttribute("checkpoint", src.name()))
 	defer func() { span.SetStatus(retErr); span.End() }()
 
@@ -134,7 +138,8 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 	var resp *runtime.CreateContainerResponse
 	// Under the lease, so that containerd makes none of its own, which would be left for a day if it is killed.
 	err = record.Times.Do(leased, phase.Container, func(ctx context.Context) (err error) {
-		resp, err = s.RuntimeServiceServer.CreateContainer(origin.With(ctx, record.Origin("")), rewrite(r, &c.Metadata, base, record))
+		resp, err = s.RuntimeServiceServer.CreateContainer(origin.With(ctx, record.Origin("")),
+			rewrite(r, &c.Metadata, base, record))
 		return err
 	})
 	if err != nil {
@@ -168,20 +173,22 @@ func (s *Runtime) tryRestore(ctx context.Context, r *runtime.CreateContainerRequ
 	if err := release(ctx); err != nil {
 		log.G(ctx).WithError(err).WithField("container", id).Warn("failed to release the lease of a restore, it will expire")
 	}
-	log.G(ctx).WithField("container", id).WithField("checkpoint", record.Image).WithField("base", record.BaseImage).WithField("times", record.Times.String()).
+	log.G(ctx).WithField("container", id).WithField("checkpoint", record.Image).WithField("base",
+		record.BaseImage).WithField("times", record.Times.String()).
 		Info("created container to be restored from checkpoint")
 	return resp, nil
 }
 
-// noted checks that containerd has noted on the container what it is made for: another version's CRI plugin might create
-// containers by another way than the service that is decorated.
+// noted checks that containerd has noted on the container what it is made for: another version's CRI plugin might
+// create containers by another way than the service that is decorated.
 func (n *Node) noted(ctx context.Context, id string) error {
 	c, err := n.Client.ContainerService().Get(ctx, id)
 	if err != nil {
 		return fmt.Errorf("container %s: %w", id, err)
 	}
 	if !restore.Unfinished(&c) {
-		return fmt.Errorf("container %s does not say that it is to be restored: containerd %s does not create containers as this plugin expects, "+
+		return fmt.Errorf("container %s does not say that it is to be restored: containerd %s does not create containers "+
+			"as this plugin expects, "+
 			"use a cri-restore that was made for it: %w", id, version.Version, errdefs.ErrNotImplemented)
 	}
 	return nil

@@ -47,9 +47,10 @@ func (s *imageSource) open(ctx context.Context, p *pod, r *restore.Record) (*che
 // unpacker unpacks what is needed of an archive.
 type unpacker func(ctx context.Context, archive, dst string, l checkpoint.Limits) error
 
-// view mounts a view of the image and opens the checkpoint in it, which [looker] has seen there. An image that holds an archive in one piece is unpacked as the
-// archive would be.
-func (n *Node) view(ctx context.Context, img *image.Image, r *restore.Record, unpack unpacker) (*checkpoint.Checkpoint, error) {
+// view mounts a view of the image and opens the checkpoint in it, which [looker] has seen there. An image that holds an
+// archive in one piece is unpacked as the archive would be.
+func (n *Node) view(ctx context.Context, img *image.Image, r *restore.Record, unpack unpacker) (*checkpoint.Checkpoint,
+	error) {
 	if err := n.Restores.Dirs.Make(r.ID); err != nil {
 		return nil, err
 	}
@@ -81,8 +82,10 @@ func (n *Node) view(ctx context.Context, img *image.Image, r *restore.Record, un
 	return c, nil
 }
 
-// unpackNested opens the checkpoint in an archive that an image holds. The view of the image is not needed any longer then.
-func (n *Node) unpackNested(ctx context.Context, archive string, r *restore.Record, unpack unpacker) (*checkpoint.Checkpoint, error) {
+// unpackNested opens the checkpoint in an archive that an image holds. The view of the image is not needed any longer
+// then.
+func (n *Node) unpackNested(ctx context.Context, archive string, r *restore.Record,
+	unpack unpacker) (*checkpoint.Checkpoint, error) {
 	dir := n.Restores.Dirs.Archive(r.ID)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("checkpoint image %s: %w", r.Image, err)

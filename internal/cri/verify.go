@@ -32,8 +32,8 @@ type verification struct {
 	verify.Subject
 }
 
-// before is the first phase. What is compared is what CRIU will read: the record gets a digest of it. It returns the modes
-// of the root file system's directories.
+// before is the first phase. What is compared is what CRIU will read: the record gets a digest of it. It returns the
+// modes of the root file system's directories.
 func (v *verification) before(ctx context.Context) (map[string]uint32, error) {
 	tcp := policy.TCP(v.record.TCP)
 	v.Rules.AcceptTCP = tcp == policy.CloseTCP || tcp == policy.LocalTCP || tcp == policy.RestoreTCP
@@ -53,14 +53,16 @@ func (v *verification) before(ctx context.Context) (map[string]uint32, error) {
 	return report.Directories, nil
 }
 
-// after is the second phase, with the root file system, which has the checkpoint's changes now and which nothing else can change
-// until CRIU runs, and the volumes as they are. It returns the paths that the spec has to mask as well.
-func (v *verification) after(ctx context.Context, mounts []mount.Mount, rootfs string, modes map[string]uint32) (masked []string, err error) {
+// after is the second phase, with the root file system, which has the checkpoint's changes now and which nothing else
+// can change until CRIU runs, and the volumes as they are. It returns the paths that the spec has to mask as well.
+func (v *verification) after(ctx context.Context, mounts []mount.Mount, rootfs string,
+	modes map[string]uint32) (masked []string, err error) {
 	err = restore.InspectRootfs(mounts, rootfs, func(root string) error {
 		if err := restore.SetModes(root, modes); err != nil {
 			return err
 		}
-		is, err := v.within(ctx, func(ctx context.Context, s verify.Subject) (*verify.Report, error) { return verify.After(ctx, s, root) })
+		is, err := v.within(ctx,
+			func(ctx context.Context, s verify.Subject) (*verify.Report, error) { return verify.After(ctx, s, root) })
 		if err != nil {
 			return err
 		}
@@ -71,7 +73,8 @@ func (v *verification) after(ctx context.Context, mounts []mount.Mount, rootfs s
 		masked = report.Masked
 		// They are in a read-only view or a private directory.
 		if v.record.ImagesDigest != is.digest {
-			return fmt.Errorf("CRIU images changed while they were verified, from %s to %s: %w", v.record.ImagesDigest, is.digest, errdefs.ErrFailedPrecondition)
+			return fmt.Errorf("CRIU images changed while they were verified, from %s to %s: %w", v.record.ImagesDigest,
+				is.digest, errdefs.ErrFailedPrecondition)
 		}
 		return nil
 	})
@@ -88,10 +91,12 @@ type outcome struct {
 	err    error // the report's
 }
 
-// within runs a phase in what is left of the node's time for a verification, or of the request's if that is less. A phase looks
-// at the time itself. But it also asks the file systems of volumes, and one that does not answer cannot be told to: such a
-// phase is left alone, with all that it uses, and counts against its namespace's turns until it comes back.
-func (v *verification) within(ctx context.Context, phase func(context.Context, verify.Subject) (*verify.Report, error)) (*outcome, error) {
+// within runs a phase in what is left of the node's time for a verification, or of the request's if that is less. A
+// phase looks at the time itself. But it also asks the file systems of volumes, and one that does not answer cannot be
+// told to: such a phase is left alone, with all that it uses, and counts against its namespace's turns until it comes
+// back.
+func (v *verification) within(ctx context.Context,
+	phase func(context.Context, verify.Subject) (*verify.Report, error)) (*outcome, error) {
 	began, timeout := time.Now(), v.node.VerificationTimeout
 	defer func() { v.spent += time.Since(began) }()
 	limited, cancel := context.WithCancel(ctx)
@@ -127,15 +132,16 @@ func (v *verification) within(ctx context.Context, phase func(context.Context, v
 	case err == nil:
 		return is, nil
 	case ctx.Err() == nil && limited.Err() != nil:
-		//nolint:errorlint // it has run out of time here, which is no deadline of the request's
+		// The time that ran out is the node's and no deadline of the request's, so its error is not wrapped.
 		return nil, fmt.Errorf("the verification of the checkpoint took more than %v: %v: if the checkpoint is right, "+
-			"raise verification_timeout: %w", timeout, err, errdefs.ErrResourceExhausted)
+			"raise verification_timeout: %w", timeout, err.Error(), errdefs.ErrResourceExhausted)
 	}
 	return nil, err
 }
 
 // of runs a phase, and takes a digest of the images: before the first phase, and again after the last.
-func (o *outcome) of(ctx context.Context, dir string, s verify.Subject, phase func(context.Context, verify.Subject) (*verify.Report, error), again bool) (err error) {
+func (o *outcome) of(ctx context.Context, dir string, s verify.Subject,
+	phase func(context.Context, verify.Subject) (*verify.Report, error), again bool) (err error) {
 	if !again {
 		if o.digest, err = digestOf(ctx, dir); err != nil {
 			return err
@@ -165,8 +171,8 @@ func (o *outcome) over(ctx context.Context) error {
 	return nil
 }
 
-// judge refuses what a phase has found, or on a node that only audits logs and counts it, and keeps the images that CRIU is
-// to read in another form.
+// judge refuses what a phase has found, or on a node that only audits logs and counts it, and keeps the images that
+// CRIU is to read in another form.
 func (v *verification) judge(ctx context.Context, is *outcome) (*verify.Report, error) {
 	countFindings(is.report.ByCheck)
 	v.record.Unpermitted = v.record.Unpermitted || is.report.Unpermitted || is.report.Unreadable != nil

@@ -12,8 +12,8 @@ import (
 	"github.com/cri-restore/cri-restore/internal/sysv"
 )
 
-// IPCName is the name of the image with the objects of System V IPC of a kind, in the IPC namespace with this number in CRIU's images
-// (criu/image-desc.c).
+// IPCName is the name of the image with the objects of System V IPC of a kind, in the IPC namespace with this number in
+// CRIU's images (criu/image-desc.c).
 func IPCName(kind sysv.Kind, namespace uint32) string {
 	return fmt.Sprintf("ipcns-%s-%d.img", kind, namespace)
 }

@@ -16,7 +16,8 @@ func TestArchive(t *testing.T) {
 	if dir, err := open.Archive(kubelets + "/c.tar"); err != nil || dir != "" {
 		t.Errorf("%q, %v", dir, err)
 	}
-	for file, want := range map[string]string{kubelets + "/c.tar": kubelets, kubelets + "/a/b.tar": kubelets, "/srv/c.tar": "/srv"} {
+	for file, want := range map[string]string{kubelets + "/c.tar": kubelets, kubelets + "/a/b.tar": kubelets,
+		"/srv/c.tar": "/srv"} {
 		if dir, err := some.Archive(file); err != nil || dir != want {
 			t.Errorf("%s: %q, %v", file, dir, err)
 		}

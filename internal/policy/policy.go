@@ -60,11 +60,13 @@ func New(c Config) (*Policy, error) {
 		c.BaseImages = []string{"**"}
 	}
 	bases, berr := patterns("allowed_base_images", c.BaseImages)
-	if err := errors.Join(checkDirs(c.ArchiveDirs), ierr, berr, nerr, checkHeard(c.PodAnnotations), checkTCP("tcp_connections", c.TCP), checkLazy("lazy_pages", c.Lazy),
+	if err := errors.Join(checkDirs(c.ArchiveDirs), ierr, berr, nerr, checkHeard(c.PodAnnotations),
+		checkTCP("tcp_connections", c.TCP), checkLazy("lazy_pages", c.Lazy),
 		checkCompression("checkpoint_compression", c.Compression)); err != nil {
 		return nil, err
 	}
-	return &Policy{archives: c.AllowArchives, dirs: c.ArchiveDirs, images: images, bases: bases, namespaces: namespaces, heard: c.PodAnnotations, tcp: c.TCP, lazy: c.Lazy,
+	return &Policy{archives: c.AllowArchives, dirs: c.ArchiveDirs, images: images, bases: bases, namespaces: namespaces,
+		heard: c.PodAnnotations, tcp: c.TCP, lazy: c.Lazy,
 		checkpointImages: c.CheckpointImages, compression: c.Compression}, nil
 }
 

@@ -55,10 +55,12 @@ func TestImage(t *testing.T) {
 		known     []string
 		ok        bool
 	}{
-		"anything":                 {[]string{"**"}, imageID, nil, true},
-		"nothing":                  {nil, imageID, []string{"docker.io/library/a:1"}, false},
-		"tag of an ID":             {[]string{"r.example/team/**"}, imageID, []string{"r.example/other:1", "r.example/team/a:1"}, true},
-		"digest of an ID":          {[]string{"r.example/team/*@sha256:*"}, imageID, []string{"r.example/team/a@" + imageID}, true},
+		"anything": {[]string{"**"}, imageID, nil, true},
+		"nothing":  {nil, imageID, []string{"docker.io/library/a:1"}, false},
+		"tag of an ID": {[]string{"r.example/team/**"}, imageID,
+			[]string{"r.example/other:1", "r.example/team/a:1"}, true},
+		"digest of an ID": {[]string{"r.example/team/*@sha256:*"}, imageID, []string{"r.example/team/a@" + imageID},
+			true},
 		"no name matches":          {[]string{"r.example/team/**"}, imageID, []string{"r.example/teams/a:1"}, false},
 		"requested name":           {[]string{"r.example/team/**"}, "r.example/team/a:1", nil, true},
 		"short name, written out":  {[]string{"docker.io/library/*"}, "busybox:1", nil, true},
@@ -89,7 +91,8 @@ func TestImage(t *testing.T) {
 func TestZeroPolicyAdmitsNothing(t *testing.T) {
 	var p Policy
 	_, archive := p.Archive("/a")
-	for what, err := range map[string]error{"namespace": p.Namespace("default"), "image": p.Image("a", "a"), "archive": archive} {
+	for what, err := range map[string]error{"namespace": p.Namespace("default"), "image": p.Image("a", "a"),
+		"archive": archive} {
 		if !errdefs.IsPermissionDenied(err) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -114,16 +117,19 @@ func wantError(t *testing.T, err error, is func(error) bool, says ...string) {
 
 func TestBaseImages(t *testing.T) {
 	p := newPolicy(t, Config{BaseImages: []string{"registry.example/bases/**"}})
-	for name, want := range map[string]bool{"registry.example/bases/a@sha256:" + hex: true, "registry.example/other/a:1": false, imageID: false} {
+	for name, want := range map[string]bool{"registry.example/bases/a@sha256:" + hex: true,
+		"registry.example/other/a:1": false, imageID: false} {
 		err := p.BaseImage("called", name)
-		if (err == nil) != want || err != nil && (!errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "allowed_base_images")) {
+		if (err == nil) != want || err != nil &&
+			(!errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "allowed_base_images")) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if err := newPolicy(t, Config{}).BaseImage("", "registry.example/a:1"); err != nil {
 		t.Errorf("unset: %v", err)
 	}
-	if err := newPolicy(t, Config{BaseImages: []string{}}).BaseImage("", "registry.example/a:1"); !errdefs.IsPermissionDenied(err) {
+	if err := newPolicy(t, Config{BaseImages: []string{}}).BaseImage("",
+		"registry.example/a:1"); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("none: %v", err)
 	}
 }

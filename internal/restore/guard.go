@@ -19,8 +19,8 @@ import (
 // scriptName is how the path of the action script ends, whatever restore it is of.
 const scriptName = "/guard/" + guard.Program
 
-// Arm has CRIU run the guard in the container's restore. Without it links of the container would stay dead, and nobody would look
-// at what came back.
+// Arm has CRIU run the guard in the container's restore. Without it links of the container would stay dead, and nobody
+// would look at what came back.
 func (s *Store) Arm(id string, r *Record) error {
 	granted, err := s.granted(id)
 	if err != nil {
@@ -70,8 +70,8 @@ func (s *Store) Restored(r *Record) error {
 	return s.configure(r, func(p *passing) { *p = passing{} })
 }
 
-// Verdict returns what the guard has found that the pod was not granted, nil for nothing, and an error if the processes must not run for it, or
-// because the guard could not do its work.
+// Verdict returns what the guard has found that the pod was not granted, nil for nothing, and an error if the processes
+// must not run for it, or because the guard could not do its work.
 func (s *Store) Verdict(r *Record) (*guard.Verdict, error) {
 	v, err := guard.Outcome(s.Dirs.Guard(r.ID))
 	if err != nil {

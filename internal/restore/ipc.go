@@ -15,9 +15,9 @@ import (
 // nodeIPC is the node's own IPC namespace.
 const nodeIPC = "/proc/self/ns/ipc"
 
-// IPCInTheWay returns what the pod's IPC namespace has of System V IPC that keeps CRIU from making what the checkpoint has: CRIU makes each
-// object anew, with its key and its ID (criu/ipc_ns.c). It has them when the container has run in the pod before, because they outlive
-// processes. The path is that of the namespace.
+// IPCInTheWay returns what the pod's IPC namespace has of System V IPC that keeps CRIU from making what the checkpoint
+// has: CRIU makes each object anew, with its key and its ID (criu/ipc_ns.c). It has them when the container has run in
+// the pod before, because they outlive processes. The path is that of the namespace.
 func IPCInTheWay(images string, spec *specs.Spec) (path string, inTheWay []sysv.Object, err error) {
 	if path = PodIPC(spec); path == "" {
 		return "", nil, nil
@@ -43,18 +43,20 @@ func IPCInTheWay(images string, spec *specs.Spec) (path string, inTheWay []sysv.
 	return path, inTheWay, nil
 }
 
-// ClearIPC removes objects that are left of the container's earlier life. The caller knows that no other container of the pod runs. The error is
-// of class errdefs.ErrFailedPrecondition if a process has one attached all the same.
+// ClearIPC removes objects that are left of the container's earlier life. The caller knows that no other container of
+// the pod runs. The error is of class errdefs.ErrFailedPrecondition if a process has one attached all the same.
 func ClearIPC(path string, objects []sysv.Object) error {
 	for _, o := range objects {
 		if o.Attached > 0 {
-			return fmt.Errorf("%s of the pod is in the way of the checkpoint's, and attached by %d processes: end them: %w", o, o.Attached, errdefs.ErrFailedPrecondition)
+			return fmt.Errorf("%s of the pod is in the way of the checkpoint's, and attached by %d processes: end them: %w", o,
+				o.Attached, errdefs.ErrFailedPrecondition)
 		}
 	}
 	return sysv.Remove(path, objects)
 }
 
-// PodIPC is the path of the IPC namespace that the container shares with its pod, empty if it has one of its own or the node's.
+// PodIPC is the path of the IPC namespace that the container shares with its pod, empty if it has one of its own or the
+// node's.
 func PodIPC(spec *specs.Spec) string {
 	if spec.Linux == nil {
 		return ""

@@ -77,12 +77,13 @@ type Record struct {
 	// Draining is set while processes run whose memory is still arriving: view, archive and work directory are
 	// in use by the page server.
 	Draining bool `json:"draining,omitempty"`
-	// Drained is set, beside Draining, when all memory has arrived and what the page server needed is about to be released, its result
-	// among it: without a result the memory would count as lost.
+	// Drained is set, beside Draining, when all memory has arrived and what the page server needed is about to be
+	// released, its result among it: without a result the memory would count as lost.
 	Drained bool `json:"drained,omitempty"`
 	// PagesLost says why memory of a lazy restore never arrived, for which the container was killed.
 	PagesLost string `json:"pagesLost,omitempty"`
-	// Command is what the command did that the pod wanted to run after the restore, nil if there was none, or it is not done.
+	// Command is what the command did that the pod wanted to run after the restore, nil if there was none, or it is not
+	// done.
 	Command *Command `json:"command,omitempty"`
 	// Failure says why the restore failed when it was tried. Empty: it did not, or was cut short.
 	Failure string `json:"failure,omitempty"`
@@ -148,10 +149,12 @@ func Load(c *containers.Container) (*Record, error) {
 	}
 	if r.Version > recordVersion {
 		return nil, fmt.Errorf("restore record of container %s has version %d, this plugin knows up to %d: "+
-			"use the newer plugin again, or remove the container: %w", c.ID, r.Version, recordVersion, errdefs.ErrFailedPrecondition)
+			"use the newer plugin again, or remove the container: %w", c.ID, r.Version, recordVersion,
+			errdefs.ErrFailedPrecondition)
 	}
 	if !isID(r.ID) {
-		return nil, fmt.Errorf("restore record of container %s: ID %q is none of a restore: %w", c.ID, r.ID, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("restore record of container %s: ID %q is none of a restore: %w", c.ID, r.ID,
+			errdefs.ErrFailedPrecondition)
 	}
 	return &r, nil
 }

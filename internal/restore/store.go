@@ -262,6 +262,7 @@ func (s *Store) criuOptions(r *Record, spec *specs.Spec) ([]criu.Option, error) 
 	switch policy.TCP(r.TCP) {
 	case policy.CloseTCP:
 		options = append(options, criu.Option{Name: "tcp-close"})
+	case policy.RefuseTCP: // there are none
 	case policy.LocalTCP, policy.RestoreTCP: // of local the images have no others
 		options = append(options, criu.Option{Name: "tcp-established"})
 	}

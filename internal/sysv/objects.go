@@ -1,5 +1,5 @@
-// Package sysv is System V IPC (sysvipc(7)): the shared memory segments, message queues and semaphore sets of an IPC namespace, which
-// outlive the processes that have made them.
+// Package sysv is System V IPC (sysvipc(7)): the shared memory segments, message queues and semaphore sets of an IPC
+// namespace, which outlive the processes that have made them.
 package sysv
 
 import (
@@ -29,8 +29,8 @@ const (
 
 var names = map[Kind]string{Segment: "shared memory segment", Queue: "message queue", Semaphores: "semaphore set"}
 
-// indexBits are those of an ID that say where the kernel keeps the object (Linux: ipc/util.h, IPCMNI_SHIFT). Two objects of a kind cannot
-// have them in common.
+// indexBits are those of an ID that say where the kernel keeps the object (Linux: ipc/util.h, IPCMNI_SHIFT). Two
+// objects of a kind cannot have them in common.
 const indexBits = 1<<15 - 1
 
 // Object is one of them.

@@ -62,7 +62,8 @@ func TestListAndRemove(t *testing.T) {
 		got = append(got, fmt.Sprint(o.Kind, " ", o.Key, " ", o.Attached))
 	}
 	slices.Sort(got)
-	if want := []string{"msg 0 0", "msg 4711 0", "sem 0 0", "sem 4711 0", "shm 0 0", "shm 4711 0"}; !slices.Equal(got, want) {
+	if want := []string{"msg 0 0", "msg 4711 0", "sem 0 0", "sem 4711 0", "shm 0 0", "shm 4711 0"}; !slices.Equal(got,
+		want) {
 		t.Fatalf("got %q, want %q", got, want)
 	}
 	keyed := slices.DeleteFunc(slices.Clone(all), func(o Object) bool { return o.Key == 0 })
@@ -100,11 +101,13 @@ func TestExcludes(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	const titles = "       key      shmid perms                  size  cpid  lpid nattch\n"
-	all, err := parse(Segment, strings.NewReader(titles+"        -1      32769  1600                  4096    10    11      3\n"))
+	all, err := parse(Segment,
+		strings.NewReader(titles+"        -1      32769  1600                  4096    10    11      3\n"))
 	if err != nil || len(all) != 1 || all[0] != (Object{Kind: Segment, ID: 32769, Key: 1<<32 - 1, Attached: 3}) {
 		t.Errorf("got %v, %v", all, err)
 	}
-	for _, text := range []string{"", titles + "1 2\n", titles + "x 1 0 0 0 0 0\n", titles + "1 99999999999 0 0 0 0 0\n", titles + "1 1 0 0 0 0 x\n"} {
+	for _, text := range []string{"", titles + "1 2\n", titles + "x 1 0 0 0 0 0\n", titles + "1 99999999999 0 0 0 0 0\n",
+		titles + "1 1 0 0 0 0 x\n"} {
 		if _, err := parse(Segment, strings.NewReader(text)); err == nil {
 			t.Errorf("%q is accepted", text)
 		}

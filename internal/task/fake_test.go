@@ -42,7 +42,8 @@ type fakeTasks struct {
 	metrics func(*api.MetricsRequest) (*api.MetricsResponse, error)
 	tasks   map[string]*tasktypes.Process
 	pids    map[string][]uint32
-	// root is the directory of the restores, in which a start that succeeds leaves what the guard says: nothing if it is "".
+	// root is the directory of the restores, in which a start that succeeds leaves what the guard says: nothing if it is
+	// "".
 	root, verdict string
 
 	mu    sync.Mutex
@@ -63,7 +64,8 @@ func (f *fakeTasks) made(what string) bool {
 
 var errNoTask = errgrpc.ToGRPC(errdefs.ErrNotFound)
 
-func (f *fakeTasks) Create(_ context.Context, r *api.CreateTaskRequest, _ ...grpc.CallOption) (*api.CreateTaskResponse, error) {
+func (f *fakeTasks) Create(_ context.Context, r *api.CreateTaskRequest, _ ...grpc.CallOption) (*api.CreateTaskResponse,
+	error) {
 	f.called("create " + r.ContainerID)
 	return f.create(r)
 }
@@ -81,7 +83,8 @@ func (f *fakeTasks) Start(ctx context.Context, r *api.StartRequest, _ ...grpc.Ca
 	return resp, err
 }
 
-func (f *fakeTasks) Delete(_ context.Context, r *api.DeleteTaskRequest, _ ...grpc.CallOption) (*api.DeleteResponse, error) {
+func (f *fakeTasks) Delete(_ context.Context, r *api.DeleteTaskRequest, _ ...grpc.CallOption) (*api.DeleteResponse,
+	error) {
 	f.called("delete " + r.ContainerID)
 	if f.remove == nil {
 		return &api.DeleteResponse{}, nil
@@ -89,7 +92,8 @@ func (f *fakeTasks) Delete(_ context.Context, r *api.DeleteTaskRequest, _ ...grp
 	return f.remove(r)
 }
 
-func (f *fakeTasks) Metrics(_ context.Context, r *api.MetricsRequest, _ ...grpc.CallOption) (*api.MetricsResponse, error) {
+func (f *fakeTasks) Metrics(_ context.Context, r *api.MetricsRequest, _ ...grpc.CallOption) (*api.MetricsResponse,
+	error) {
 	if f.metrics == nil {
 		return &api.MetricsResponse{}, nil
 	}
@@ -104,7 +108,8 @@ func (f *fakeTasks) Get(_ context.Context, r *api.GetRequest, _ ...grpc.CallOpti
 	return &api.GetResponse{Process: p}, nil
 }
 
-func (f *fakeTasks) ListPids(_ context.Context, r *api.ListPidsRequest, _ ...grpc.CallOption) (*api.ListPidsResponse, error) {
+func (f *fakeTasks) ListPids(_ context.Context, r *api.ListPidsRequest, _ ...grpc.CallOption) (*api.ListPidsResponse,
+	error) {
 	pids, ok := f.pids[r.ContainerID]
 	if !ok {
 		return nil, errNoTask
@@ -176,7 +181,8 @@ func jsonAny(url, value string) *anypb.Any { return &anypb.Any{TypeUrl: url, Val
 // container makes an ordinary container.
 func (w *world) container(id string, options *anypb.Any) {
 	w.t.Helper()
-	c := containers.Container{ID: id, Spec: jsonAny("spec", "{}"), Runtime: containers.RuntimeInfo{Name: restore.RuntimeRunc}}
+	c := containers.Container{ID: id, Spec: jsonAny("spec", "{}"),
+		Runtime: containers.RuntimeInfo{Name: restore.RuntimeRunc}}
 	if options != nil {
 		c.Runtime.Options = options
 	}
@@ -191,7 +197,8 @@ func (w *world) restored(id string, options *anypb.Any) *restore.Record {
 	r := &restore.Record{ID: restore.NewID(), Image: "/archives/" + id + ".tar"}
 	check(w.t, w.store.Attach(w.ctx, id, r, func(*containers.Container) error { return nil }))
 	for name, content := range map[string]string{
-		"config.dump":                 `{"id":"c1","name":"c","rootfsImageRef":"registry.example/base@sha256:` + strings.Repeat("a", 64) + `"}`,
+		"config.dump": `{"id":"c1","name":"c","rootfsImageRef":"registry.example/base@sha256:` +
+			strings.Repeat("a", 64) + `"}`,
 		"spec.dump":                   `{"process":{},"root":{"path":"rootfs"},"linux":{}}`,
 		"checkpoint/inventory.img":    "inventory",
 		"checkpoint/files.img":        criutest.Image("FILES"),
@@ -202,7 +209,8 @@ func (w *world) restored(id string, options *anypb.Any) *restore.Record {
 	}
 	bundle := filepath.Join(w.store.Bundles, id)
 	check(w.t, os.MkdirAll(bundle, 0o700))
-	check(w.t, os.WriteFile(filepath.Join(bundle, "config.json"), []byte(`{"process":{},"root":{"path":"rootfs"},"linux":{}}`), 0o600))
+	check(w.t, os.WriteFile(filepath.Join(bundle, "config.json"),
+		[]byte(`{"process":{},"root":{"path":"rootfs"},"linux":{}}`), 0o600))
 	check(w.t, w.store.Dirs.Make(r.ID))
 	_, err := w.store.WriteConfig(r, &specs.Spec{Linux: &specs.Linux{}})
 	check(w.t, err)

@@ -39,7 +39,8 @@ var starts = func() metrics.LabeledTimer {
 
 // Start starts a task's process. For a container with a restore record that is
 // the restore; its failure is told in CRIU's own words.
-func (t *Tasks) Start(ctx context.Context, r *api.StartRequest, opts ...grpc.CallOption) (_ *api.StartResponse, retErr error) {
+func (t *Tasks) Start(ctx context.Context, r *api.StartRequest, opts ...grpc.CallOption) (_ *api.StartResponse,
+	retErr error) {
 	defer recovery.Into(ctx, &retErr, "start task")
 	b := t.bound.Load()
 	if b == nil || r.ExecID != "" {
@@ -55,8 +56,10 @@ func (t *Tasks) Start(ctx context.Context, r *api.StartRequest, opts ...grpc.Cal
 }
 
 // restore is the restore itself: the shim calls runc, and runc CRIU.
-func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, rec *restore.Record, opts ...grpc.CallOption) (_ *api.StartResponse, retErr error) {
-	ctx, span := tracing.StartSpan(ctx, "cri.restore.start", tracing.WithAttribute("checkpoint", rec.Image), tracing.WithAttribute("container.id", r.ContainerID))
+func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, rec *restore.Record,
+	opts ...grpc.CallOption) (_ *api.StartResponse, retErr error) {
+	ctx, span := tracing.StartSpan(ctx, "cri.restore.start", tracing.WithAttribute("checkpoint", rec.Image),
+		tracing.WithAttribute("container.id", r.ContainerID))
 	defer func() { span.SetStatus(retErr); span.End() }()
 	if took, ok := b.prepared.LoadAndDelete(r.ContainerID); ok {
 		rec.Times.Append(phase.Prepare, took.(time.Duration))
@@ -70,7 +73,8 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 		server *pageserver.Server
 		resp   *api.StartResponse
 	)
-	// A panic is a restore that failed, also one after the processes have begun to run: the CRI plugin takes them for dead.
+	// A panic is a restore that failed, also one after the processes have begun to run: the CRI plugin takes them for
+	// dead.
 	err = recovery.Do(ctx, "restore", func() (err error) {
 		if err := b.restores.Arm(r.ContainerID, rec); err != nil {
 			return errgrpc.ToGRPC(err)
@@ -82,8 +86,8 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 			resp, err = t.startOrKill(ctx, r, opts...)
 			return err
 		})
-		// Nothing was known of the processes before. If they must not run they are killed like those of any other restore that fails. CRIU
-		// fails when the guard has killed them, and does not know why.
+		// Nothing was known of the processes before. If they must not run they are killed like those of any other restore
+		// that fails. CRIU fails when the guard has killed them, and does not know why.
 		if jerr := b.judge(ctx, r.ContainerID, rec); err == nil || errdefs.IsPermissionDenied(jerr) {
 			err = errgrpc.ToGRPC(jerr)
 		}
@@ -92,7 +96,8 @@ func (t *Tasks) restore(ctx context.Context, b *binding, r *api.StartRequest, re
 			return err
 		}
 		if err := b.restores.Restored(rec); err != nil {
-			log.G(ctx).WithError(err).WithField("container", r.ContainerID).Warn("the container cannot be checkpointed: its CRIU configuration is that of its restore")
+			log.G(ctx).WithError(err).WithField("container", r.ContainerID).
+				Warn("the container cannot be checkpointed: its CRIU configuration is that of its restore")
 		}
 		b.cgroups.watch(ctx, r.ContainerID, resp.GetPid())
 		b.restored(ctx, r.ContainerID, rec, server != nil)
@@ -130,7 +135,8 @@ func (b *binding) turn(ctx context.Context, id string, rec *restore.Record) (don
 
 // restored logs a restore, with what CRIU says of it.
 func (b *binding) restored(ctx context.Context, id string, rec *restore.Record, lazy bool) {
-	l := log.G(ctx).WithField("container", id).WithField("checkpoint", rec.Image).WithField("lazy", lazy).WithField("times", rec.Times.String())
+	l := log.G(ctx).WithField("container", id).WithField("checkpoint", rec.Image).WithField("lazy",
+		lazy).WithField("times", rec.Times.String())
 	if stats, err := b.restores.Stats(rec); err == nil {
 		l = l.WithField("criu", stats.Restoring).WithField("criu_forking", stats.Forking).WithField("pages", stats.Pages)
 		pages.Inc(float64(stats.Pages))
@@ -145,7 +151,8 @@ func (b *binding) restored(ctx context.Context, id string, rec *restore.Record, 
 // clears up behind itself. Passing the end of the context on would be worse: the shim would kill runc
 // at the deadline, and go on with a start that was cancelled, either way while this
 // process takes back what has been made so far.
-func (t *Tasks) startOrKill(ctx context.Context, r *api.StartRequest, opts ...grpc.CallOption) (*api.StartResponse, error) {
+func (t *Tasks) startOrKill(ctx context.Context, r *api.StartRequest, opts ...grpc.CallOption) (*api.StartResponse,
+	error) {
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var (
@@ -169,7 +176,8 @@ func (t *Tasks) startOrKill(ctx context.Context, r *api.StartRequest, opts ...gr
 	// hangs, nobody waits for it any longer.
 	for range cleanupTimeout / killInterval {
 		if kerr := t.killAll(inner, r.ContainerID); kerr != nil {
-			log.G(ctx).WithError(kerr).WithField("container", r.ContainerID).Warn("failed to kill a restore whose caller has gone")
+			log.G(ctx).WithError(kerr).WithField("container", r.ContainerID).
+				Warn("failed to kill a restore whose caller has gone")
 		}
 		select {
 		case <-done:
