@@ -138,7 +138,7 @@ func TestLazyCrash(t *testing.T) {
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(lazyOn))
 	// So much that it is still arriving when the start has returned: until then the page server is in no cgroup that holds
 	// it back.
-	archive, counted := pagesCheckpoint(t, n, "768", "1", "fork")
+	archive, counted := pagesCheckpoint(t, n, "1024", "1", "fork")
 	image := publishedImageOf(t, n, archive, "")
 
 	for _, tc := range []struct {

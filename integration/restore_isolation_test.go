@@ -33,6 +33,8 @@ func TestRestoreIsolation(t *testing.T) {
 	old := oldPod.Run("tree", img, workload("tree"), harness.MemoryLimit(oldLimit),
 		harness.Mount(oldVolume, "/mnt", false))
 	counted := waitOK(t, old, 3)
+	// What several containers of a pod have in common is in no checkpoint of one of them.
+	oldPod.Run("beside", n.Image(harness.Busybox), harness.Counting())
 	old.Exec("/bin/sh", "-c", "echo old > /dev/shm/old")
 	archive := checkpointOf(t, old)
 	oldIP := oldPod.IP()
