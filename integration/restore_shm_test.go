@@ -42,13 +42,14 @@ func TestRestoreShm(t *testing.T) {
 				c.Remove()
 			}
 		}
-		if generation == 0 {
+		switch generation {
+		case 0:
 			pod.Remove()
 			n.RequireNoLeak(t, before)
 			pod = n.Pod(t)
 			c = pod.Run("restored", name)
 			counted = waitOK(t, c, counted+3)
-		} else if generation == 1 {
+		case 1:
 			counted = waitOK(t, c, counted+3)
 		}
 	}

@@ -67,8 +67,9 @@ func TestConfigurationPage(t *testing.T) {
 			t.Errorf("%s: documented default %s: %v", key, value[1], err)
 			continue
 		}
-		if got, want := reflect.ValueOf(got).Field(i).Interface(), defaults.Field(i).Interface(); !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: documented default %v, is %v", key, got, want)
+		is, want := reflect.ValueOf(got).Field(i).Interface(), defaults.Field(i).Interface()
+		if !reflect.DeepEqual(is, want) {
+			t.Errorf("%s: documented default %v, is %v", key, is, want)
 		}
 	}
 	for key := range documented {

@@ -21,8 +21,10 @@ root=$CRI_RESTORE_SYSROOT
 echo "$*" >>"$root/run/calls"
 case $1 in
 show)
-	if [ -f "$root`+dropIn+`" ]; then line=$(sed -n 's/^ExecStart=\(.\)/\1/p' "$root`+dropIn+`"); else line="/usr/bin/containerd`+arguments+`"; fi
-	echo "{ path=${line%% *} ; argv[]=$line ; ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }"
+	line="/usr/bin/containerd`+arguments+`"
+	[ ! -f "$root`+dropIn+`" ] || line=$(sed -n 's/^ExecStart=\(.\)/\1/p' "$root`+dropIn+`")
+	echo "{ path=${line%% *} ; argv[]=$line ; ignore_errors=no ;" \
+		"start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }"
 	;;
 restart)
 	if [ ! -f "$root`+dropIn+`" ]; then version=v2.3.4
@@ -37,7 +39,9 @@ esac
 	n.file(n.dist+"/bin/ctr", `#!/bin/sh
 root=$CRI_RESTORE_SYSROOT
 case $* in
-"--namespace k8s.io version") printf 'Client:\n  Version:  v1\n  Go version: go1\n\nServer:\n  Version:  %s\n  UUID: 1\n' "$(cat "$root/run/server")" ;;
+"--namespace k8s.io version")
+	printf 'Client:\n  Version:  v1\n  Go version: go1\n\n'
+	printf 'Server:\n  Version:  %s\n  UUID: 1\n' "$(cat "$root/run/server")" ;;
 *"containers ls -q labels.\"org.criu.restore/id\"") cat "$root/run/containers" 2>/dev/null || true ;;
 *"tasks ls -q") cat "$root/run/tasks" 2>/dev/null || true ;;
 *"containers info "*) cat "$root/run/record" ;;

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"sync/atomic"
@@ -19,8 +20,10 @@ func acceptLate(args []string) error {
 		return err
 	}
 	return every(func(int) (string, error) {
-		if _, err := os.Stat(args[1]); err != nil {
+		if _, err := os.Stat(args[1]); errors.Is(err, fs.ErrNotExist) {
 			return "waiting", nil
+		} else if err != nil {
+			return "", err
 		}
 		c, err := l.Accept()
 		if err != nil {

@@ -178,7 +178,7 @@ func (a *access) walk(name string, deleted bool, u use) error {
 		if rest != "" {
 			continue
 		}
-		at, err := seenAt(dir, "")
+		at, err := seenAt(dir)
 		if err == nil && (at.dev != u.dev || at.ino != u.ino) {
 			err = errMoved
 		}
@@ -198,7 +198,7 @@ func present(name string) (cut string, deleted bool) {
 
 // search says why the user may not search a directory.
 func (a *access) search(dir *os.File) error {
-	at, err := seenAt(dir, "")
+	at, err := seenAt(dir)
 	if err != nil {
 		return err
 	}

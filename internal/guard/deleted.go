@@ -78,7 +78,7 @@ func (b *before) lookAtOpen(f File) error {
 		return nil // as above
 	}
 	defer file.Close()
-	if at, err := seenAt(file, ""); err != nil {
+	if at, err := seenAt(file); err != nil {
 		return err
 	} else if at.mode&unix.S_IFMT == unix.S_IFIFO {
 		return fmt.Errorf("a FIFO is in the place of the file %.200q: %w", f.Name, errdefs.ErrFailedPrecondition)

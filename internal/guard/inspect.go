@@ -50,7 +50,7 @@ func (g *guard) inspect() (err error) {
 		err = g.look(processes)
 	}
 	g.verdict.Took, g.verdict.CPU = time.Since(began), processorTime()-before
-	if g.facts.Audit && !(g.facts.Permitted && g.verdict.ByCheck[accessCheck] > 0) {
+	if g.facts.Audit && (!g.facts.Permitted || g.verdict.ByCheck[accessCheck] == 0) {
 		if err != nil {
 			g.findingOfFailure(err)
 		}

@@ -50,7 +50,7 @@ func (i *inspection) lookAtMounts() error {
 				continue // nothing is there, which grants nothing
 			}
 			top := os.NewFile(uintptr(fd), m.Destination)
-			at, err := seenAt(top, "")
+			at, err := seenAt(top)
 			top.Close()
 			if err != nil {
 				return err
@@ -117,7 +117,7 @@ func (i *inspection) lookAtMount(m *mountinfo.Info, wanted map[int]expected, bel
 	for tag := range strings.FieldsSeq(m.Optional) {
 		isNodes := func(o *mountinfo.Info) bool { return slices.Contains(strings.Fields(o.Optional), tag) }
 		switch kind, _, _ := strings.Cut(tag, ":"); {
-		case kind == "shared" && (!(w.shared || g.RootShared) || slices.ContainsFunc(node, isNodes)), kind == "master" && !w.slave:
+		case kind == "shared" && (!w.shared && !g.RootShared || slices.ContainsFunc(node, isNodes)), kind == "master" && !w.slave:
 			i.add(Finding{"mounts", "mount " + m.Mountpoint, "propagation", tag, "private"})
 		}
 	}

@@ -60,7 +60,7 @@ func huge(size int) func() ([]int, error) {
 	return func() ([]int, error) {
 		fd, err := unix.MemfdCreate("", unix.MFD_CLOEXEC|unix.MFD_HUGETLB|size)
 		if err != nil {
-			return nil, nil
+			return nil, nil //nolint:nilerr // then nobody has such pages
 		}
 		return []int{fd}, nil
 	}
@@ -77,9 +77,9 @@ type seen struct {
 // fileAt looks at a file without asking the file system, which may be of somebody who does not answer.
 func fileAt(path string) (seen, error) { return statx(unix.AT_FDCWD, path, 0) }
 
-// seenAt is fileAt for what is below an open directory, or with no name the open file itself.
-func seenAt(dir *os.File, name string) (seen, error) {
-	return statx(int(dir.Fd()), name, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
+// seenAt is fileAt for an open file.
+func seenAt(f *os.File) (seen, error) {
+	return statx(int(f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
 }
 
 func statx(dir int, path string, flags int) (s seen, err error) {

@@ -9,12 +9,13 @@ import (
 )
 
 // buffers are for reading files of /proc, of which there are some for each thread of a container.
-var buffers = sync.Pool{New: func() any { return make([]byte, 64<<10) }}
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // lines calls f with the lines of a file of /proc. They are gone when it returns.
 func lines(path string, f func(line []byte) error) error {
-	buf := buffers.Get().([]byte)
-	defer buffers.Put(buf)
+	buffer := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(buffer)
+	buf := buffer[:]
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
@@ -47,8 +48,9 @@ func lines(path string, f func(line []byte) error) error {
 
 // readSmall reads a file of /proc that the kernel gives in one piece, with as few calls of it as possible.
 func readSmall(path string) ([]byte, error) {
-	buf := buffers.Get().([]byte)
-	defer buffers.Put(buf)
+	buffer := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(buffer)
+	buf := buffer[:]
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}

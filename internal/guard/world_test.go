@@ -38,7 +38,8 @@ func newWorld(t *testing.T) *world {
 		_ = cmd.Wait()
 	})
 	// When it answers it has found its libraries, and needs no file any more.
-	if _, err := in.Write([]byte("x")); err == nil {
+	_, err = in.Write([]byte("x"))
+	if err == nil {
 		_, err = answer.Read(make([]byte, 1))
 	}
 	check(t, err)

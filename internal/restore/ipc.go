@@ -33,7 +33,7 @@ func IPCInTheWay(images string, spec *specs.Spec) (path string, inTheWay []sysv.
 	}
 	there, err := sysv.List(path)
 	if err != nil {
-		return "", nil, fmt.Errorf("System V IPC of the pod: %w", err)
+		return "", nil, fmt.Errorf("list System V IPC of the pod: %w", err)
 	}
 	for _, o := range there {
 		if slices.ContainsFunc(made, o.Excludes) {

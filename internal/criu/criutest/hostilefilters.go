@@ -16,10 +16,11 @@ import (
 // MAX_INSNS_PER_PATH).
 const LongestChain = 1 << 18 / 8 / (1 + 4)
 
-// instruction appends one of a filter (linux/filter.h, struct sock_filter).
-func instruction(to []byte, op uint16, yes, no byte, k uint32) []byte {
+// instruction appends one of a filter (linux/filter.h, struct sock_filter). What it says of a jump that is not taken
+// is 0.
+func instruction(to []byte, op uint16, yes byte, k uint32) []byte {
 	to = binary.NativeEndian.AppendUint16(to, op)
-	return binary.NativeEndian.AppendUint32(append(to, yes, no), k)
+	return binary.NativeEndian.AppendUint32(append(to, yes, 0), k)
 }
 
 const (
@@ -34,15 +35,15 @@ const (
 // The number makes it another one.
 func ShortProgram(number uint16) []byte {
 	const bits = 23
-	p := instruction(nil, loadWord, 0, 0, 16) // seccomp_data.args[0]
-	p = instruction(p, loadWord, 0, 0, 0)     // seccomp_data.nr
-	p = instruction(p, jumpIfMore, 2*bits+1, 0, 335)
+	p := instruction(nil, loadWord, 0, 16) // seccomp_data.args[0]
+	p = instruction(p, loadWord, 0, 0)     // seccomp_data.nr
+	p = instruction(p, jumpIfMore, 2*bits+1, 335)
 	for i := range uint32(bits) {
-		p = instruction(p, loadWord, 0, 0, 16)
-		p = instruction(p, jumpAtBit, 0, 0, 1<<i)
+		p = instruction(p, loadWord, 0, 16)
+		p = instruction(p, jumpAtBit, 0, 1<<i)
 	}
-	p = instruction(p, returns, 0, 0, unix.SECCOMP_RET_ALLOW|uint32(number))
-	return instruction(p, returns, 0, 0, unix.SECCOMP_RET_ERRNO|uint32(number))
+	p = instruction(p, returns, 0, unix.SECCOMP_RET_ALLOW|uint32(number))
+	return instruction(p, returns, 0, unix.SECCOMP_RET_ERRNO|uint32(number))
 }
 
 // filterChains has n threads more, and for each of them another filter of chains that are as long as the kernel takes
@@ -86,5 +87,5 @@ func filterChains(n, each int, program func(uint16) []byte) func(map[string][]by
 
 // longChain is a chain of filters of one instruction each.
 func longChain(number uint16) []byte {
-	return instruction(nil, returns, 0, 0, unix.SECCOMP_RET_ALLOW|uint32(number))
+	return instruction(nil, returns, 0, unix.SECCOMP_RET_ALLOW|uint32(number))
 }

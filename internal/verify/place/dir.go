@@ -38,7 +38,7 @@ func OpenDir(name string) (*Dir, error) {
 		d.f.Close()
 		return nil, fmt.Errorf("%s cannot be examined: %w", name, err)
 	}
-	d.mode, d.ino, d.fstype = st.Mode, st.Ino, int64(fs.Type)
+	d.mode, d.ino, d.fstype = st.Mode, st.Ino, fs.Type
 	return d, nil
 }
 

@@ -121,7 +121,7 @@ func (p Place) FSType() int64 {
 		defer f.Close()
 		var st unix.Statfs_t
 		if unix.Fstatfs(int(f.Fd()), &st) == nil {
-			found = int64(st.Type)
+			found = st.Type
 		}
 		return false
 	})
