@@ -35,7 +35,7 @@ var brokenImages = []struct {
 		}
 		return b
 	}},
-	{"other magic", "checkpoint/files.img", func(b []byte) []byte { return append([]byte("not CRIU"), b[8:]...) }},
+	{"other magic", "checkpoint/fs-1.img", func(b []byte) []byte { return append([]byte("not CRIU"), b[8:]...) }},
 	{"nothing", "checkpoint/fs-1.img", func([]byte) []byte { return nil }},
 }
 

@@ -74,10 +74,13 @@ func (d *Dump) Take(ctx context.Context, dir string, still func()) (retErr error
 		began := time.Now()
 		stop := d.watch(ctx)
 		err := d.criu(ctx, images, dir)
-		stop()
+		letGo := stop()
 		d.Times.CRIU = time.Since(began)
 		if err != nil {
 			return err
+		}
+		if letGo {
+			return errLetGo
 		}
 		if err := ctx.Err(); err != nil {
 			return err

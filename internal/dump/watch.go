@@ -2,8 +2,10 @@ package dump
 
 import (
 	"context"
+	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/cri-restore/cri-restore/internal/recovery"
@@ -18,36 +20,48 @@ var (
 )
 
 // watch lets a container go that CRIU has not got hold of in time, or not when the request has ended: CRIU then ends as well. As
-// soon as CRIU has hold of all processes it thaws the cgroup itself, and freezes it again only right before it ends, so that
-// one which is found frozen twice is one that nobody would thaw.
-func (d *Dump) watch(request context.Context) (stop func()) {
+// soon as CRIU has hold of all processes it thaws the cgroup itself, and freezes it again only right before it ends
+// (criu/seize.c, pstree_switch_state). So a container that was ever found thawed is CRIU's, however long that takes, and one
+// that is found frozen twice when it is time is one that nobody would thaw. stop says whether the container was let go.
+func (d *Dump) watch(request context.Context) (stop func() (letGo bool)) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(request))
 	ended := make(chan struct{})
+	var letGo bool
 	recovery.Go(ctx, "watch of a checkpoint", func() {
 		defer close(ended)
 		patience := time.NewTimer(holdTime)
 		defer patience.Stop()
-		select {
-		case <-patience.C:
-		case <-request.Done():
-		case <-ctx.Done():
-			return
-		}
 		tick := time.NewTicker(thawGrace)
 		defer tick.Stop()
-		for before := false; ; {
-			frozen, err := d.store.Frozen(ctx, d.container.ID)
-			if err == nil && frozen && before {
-				err = d.store.Thaw(ctx, d.container.ID)
-				log.G(ctx).WithError(err).WithField("container", d.container.ID).Error("CRIU does not get hold of a container, which runs on: its checkpoint fails")
-			}
-			before = err == nil && frozen
+		asked := request.Done()
+		for due, before := false, false; ; {
 			select {
+			case <-patience.C:
+				due = true
+				continue
+			case <-asked:
+				due, asked = true, nil
+				continue
 			case <-tick.C:
 			case <-ctx.Done():
 				return
 			}
+			frozen, err := d.store.Frozen(ctx, d.container.ID)
+			if err == nil && !frozen {
+				return
+			}
+			if err == nil && before {
+				err = d.store.Thaw(ctx, d.container.ID)
+				letGo = true
+				log.G(ctx).WithError(err).WithField("container", d.container.ID).
+					Error("CRIU does not get hold of a container, which runs on: its checkpoint fails")
+			}
+			before = err == nil && due && !letGo
 		}
 	})
-	return func() { cancel(); <-ended }
+	return func() bool { cancel(); <-ended; return letGo }
 }
+
+// errLetGo is the error of a checkpoint whose container ran on before all of it was there.
+var errLetGo = fmt.Errorf("the container runs on, because CRIU did not get hold of all its processes in time, "+
+	"and the checkpoint is not of one moment: try again: %w", errdefs.ErrUnavailable)
