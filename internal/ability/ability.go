@@ -14,8 +14,9 @@ import (
 	"github.com/cri-restore/cri-restore/internal/recovery"
 )
 
-// checkTimeout bounds one round of the checks. It is patience with a CRIU that hangs.
-const checkTimeout = 20 * time.Second
+// checkTimeout bounds one round of the checks. It is patience with a CRIU that hangs, on a machine that does much else:
+// at a load of 35 on two processors "criu check" has taken 20 seconds.
+const checkTimeout = time.Minute
 
 // Check looks for one thing that the node must have. The error names it, what is wrong with it and the remedy.
 type Check func(context.Context) error

@@ -19,7 +19,7 @@ import (
 const Default = "runc"
 
 // checkTimeout is the patience with a binary that hangs.
-const checkTimeout = 10 * time.Second
+const checkTimeout = 30 * time.Second
 
 // Binaries are the node's runc binaries. The version of each is asked for once, and again when the file has changed.
 type Binaries struct {
