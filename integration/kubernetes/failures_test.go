@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"bufio"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -96,12 +97,15 @@ func (w *world) testRefused(t *testing.T) {
 	})
 }
 
-// testStartFails has a checkpoint that only CRIU can find to be of no use here: a socket bound to the old pod's
-// address.
+// testStartFails has a checkpoint that only CRIU can find to be of no use here: another container of the pod has the
+// port on which it listens.
 func (w *world) testStartFails(t *testing.T) {
-	ck := w.checkpointOf(t, "bound", w.base, "", counting(`httpd -p "$(hostname -i)":8081 -h /etc; `))
+	ck := w.checkpointOf(t, "bound", w.base, "", counting(`httpd -p 8081 -h /etc; `))
 	const says = "Can't bind inet socket"
-	w.Apply(t, manifest("bound", "  restartPolicy: Never", container("counter", ck.image, "")))
+	// The others begin when it listens.
+	has := fmt.Sprintf("  initContainers:\n  - {name: first, restartPolicy: Always, image: %q%s, %s}\n", w.base,
+		script("exec httpd -f -p 8081 -h /etc"), "startupProbe: {tcpSocket: {port: 8081}, periodSeconds: 1}")
+	w.Apply(t, manifest("bound", "  restartPolicy: Never\n"+has, container("counter", ck.image, "")))
 	pod := w.WaitPod(t, "bound", "failed", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
 	if s := pod.Status.ContainerStatuses[0].State.Terminated; s == nil || s.Reason != "StartError" ||
 		!strings.Contains(s.Message, says) || !strings.Contains(s.Message, ck.image) {
@@ -111,7 +115,7 @@ func (w *world) testStartFails(t *testing.T) {
 	w.delete(t, "bound")
 
 	// The container of the next try begins anew.
-	w.Apply(t, manifest("bound", `annotations: {org.criu.restore/on-failure: start-fresh}`+"\n",
+	w.Apply(t, manifest("bound", `annotations: {org.criu.restore/on-failure: start-fresh}`+"\n"+has,
 		container("counter", ck.image, script(counting("")))))
 	pod = w.WaitPod(t, "bound", "ready", ready)
 	if got := pod.Status.ContainerStatuses[0].RestartCount; got != 1 {
