@@ -82,15 +82,19 @@ func TestRestoreShmOfOthers(t *testing.T) {
 		t.Fatal("the checkpoint lacks /dev/shm of a pod with one container that runs")
 	}
 	pod.Remove()
-	if empty := n.Pod(t).Run("counter", n.Image(harness.Busybox), harness.Counting()); has(checkpointOf(t, empty)) {
+	pod = n.Pod(t)
+	if empty := pod.Run("counter", n.Image(harness.Busybox), harness.Counting()); has(checkpointOf(t, empty)) {
 		t.Error("a checkpoint has /dev/shm without files")
 	}
-	node := n.Pod(t, hostIPC).Run("counter", n.Image(harness.Busybox),
+	pod.Remove()
+	pod = n.Pod(t, hostIPC)
+	node := pod.Run("counter", n.Image(harness.Busybox),
 		harness.Shell("echo x > /dev/shm/cri-restore-test; rm /dev/shm/cri-restore-test; "+
 			`i=0; while :; do i=$((i+1)); echo "count $i"; sleep 0.1; done`))
 	if has(checkpointOf(t, node)) {
 		t.Error("a checkpoint has the node's /dev/shm")
 	}
+	pod.Remove()
 
 	shared := n.Pod(t)
 	shared.Run("side", n.Image(harness.Busybox), harness.Shell("sleep 100000"))
