@@ -63,21 +63,6 @@ func (s *Store) Lose(ctx context.Context, id, why string) error {
 	return s.update(ctx, id, func(r *Record) { r.PagesLost = why })
 }
 
-func (s *Store) update(ctx context.Context, id string, change func(*Record)) error {
-	c, r, err := s.Get(ctx, id)
-	if err != nil {
-		return err
-	}
-	change(r)
-	if err := r.Attach(c); err != nil {
-		return err
-	}
-	if _, err := s.Containers.Update(ctx, *c, "labels", "extensions"); err != nil {
-		return fmt.Errorf("restore record of container %s: %w", id, err)
-	}
-	return nil
-}
-
 // Stats are CRIU's own numbers of a restore that has just been done.
 func (s *Store) Stats(r *Record) (*criu.RestoreStats, error) {
 	return criu.ReadRestoreStats(s.Dirs.Work(r.ID))

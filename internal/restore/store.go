@@ -58,6 +58,8 @@ type Store struct {
 
 	// background is the removal of what earlier restores had left.
 	background sync.WaitGroup
+	// records is held from the reading of a record to its writing, see update.
+	records sync.Mutex
 }
 
 // Get returns a container and its record. A container without one is answered
@@ -142,7 +144,7 @@ func (s *Store) Attach(ctx context.Context, id string, r *Record, change func(*c
 // End gives back what a restore needed only until it was tried: mounts, view, unpacked archive and
 // work directory. The CRIU configuration stays for later checkpoints of the container.
 func (s *Store) End(ctx context.Context, id string) error {
-	c, r, err := s.Get(ctx, id)
+	_, r, err := s.Get(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -150,13 +152,28 @@ func (s *Store) End(ctx context.Context, id string) error {
 	if err != nil || r.Ended {
 		return err
 	}
-	r.Ended, r.Draining, r.Drained = true, false, false
+	return s.update(ctx, id, func(r *Record) { r.Ended, r.Draining, r.Drained = true, false, false })
+}
+
+// update changes the record of a container, and nothing else of it: another request may change its spec meanwhile. The
+// end of a lazy restore's memory, a command and a failure may be noted at the same time, and none may take back what
+// the others have noted. All of them are of this process: the metadata store has no transaction for a client that
+// reads, decides and writes.
+func (s *Store) update(ctx context.Context, id string, change func(*Record)) error {
+	s.records.Lock()
+	defer s.records.Unlock()
+	c, r, err := s.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	change(r)
 	if err := r.Attach(c); err != nil {
 		return err
 	}
-	// Nothing else: another request may have changed the spec meanwhile.
-	_, err = s.Containers.Update(ctx, *c, "labels", "extensions")
-	return err
+	if _, err := s.Containers.Update(ctx, *c, "labels", "extensions"); err != nil {
+		return fmt.Errorf("restore record of container %s: %w", id, err)
+	}
+	return nil
 }
 
 // release removes view, archive, replaced images and work directory of a restore.
@@ -236,17 +253,9 @@ const maxFailure = 1024
 
 // NoteFailure writes into the record why the restore failed, for the container that comes after this one.
 func (s *Store) NoteFailure(ctx context.Context, id string, failure error) error {
-	c, r, err := s.Get(ctx, id)
-	if err != nil {
-		return err
-	}
-	r.Failure = failure.Error()
-	r.Failure = strings.ToValidUTF8(r.Failure[:min(len(r.Failure), maxFailure)], "")
-	if err := r.Attach(c); err != nil {
-		return err
-	}
-	_, err = s.Containers.Update(ctx, *c, "labels", "extensions")
-	return err
+	text := failure.Error()
+	text = strings.ToValidUTF8(text[:min(len(text), maxFailure)], "")
+	return s.update(ctx, id, func(r *Record) { r.Failure = text })
 }
 
 // criuOptions are the options that CRIU gets for every restore. They come after
