@@ -189,6 +189,35 @@ func TestTakePartFails(t *testing.T) {
 	}
 }
 
+// TestTakePartOnce: while a program takes part in a checkpoint another request is refused, and does not tell the program
+// that all is over.
+func TestTakePartOnce(t *testing.T) {
+	t.Parallel()
+	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(hearCommands))
+	pod := n.Pod(t, commandOf("before-checkpoint", "sh", "-c", "touch /begun; until [ -e /go ]; do sleep 0.1; done"),
+		commandOf("after-checkpoint", "sh", "-c", "echo over >> /over"))
+	c := pod.Run("app", n.Image(harness.Busybox), harness.Counting())
+	c.WaitCount(2)
+	first := make(chan error, 1)
+	archive := filepath.Join(n.Dir(), "first.tar")
+	go func() { first <- c.TryCheckpoint(archive) }()
+	c.Exec("sh", "-c", "until [ -e /begun ]; do sleep 0.1; done")
+	second := filepath.Join(n.Dir(), "second.tar")
+	requireRefused(t, c.TryCheckpoint(second), codes.Aborted, "is being checkpointed by another request")
+	c.Exec("sh", "-c", "[ ! -e /over ] && touch /go")
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Exec("cat", "/over"); got != "over\n" {
+		t.Errorf("the second command: %q", got)
+	}
+	if err := c.TryCheckpoint(second); err != nil { // as nobody holds it any longer
+		t.Fatal(err)
+	}
+	pod.Remove()
+	requireContinues(t, n.Pod(t).Run("app", archive), 2)
+}
+
 // TestTakePartUnheard: on a node that hears no commands a pod that asks for them is not checkpointed without them, nor
 // restored.
 func TestTakePartUnheard(t *testing.T) {

@@ -127,6 +127,12 @@ func (s *Runtime) checkpoint(ctx context.Context, location string, c *containers
 	if err != nil {
 		return err
 	}
+	// Of two requests only one tells the program, and the other does not tell it in between that all is over.
+	release, err := s.node.Dumps.Hold(c.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
 	// What cannot be done is said before the program is told.
 	if _, err := s.target(ctx, location, c, asked.Compression); err != nil {
 		return err
@@ -184,7 +190,7 @@ func (s *Runtime) tryCheckpoint(
 	if err := s.node.describe(c, status, dir); err != nil {
 		return err
 	}
-	if err := s.withShm(d, c); err != nil {
+	if err := s.shares(d, c); err != nil {
 		return err
 	}
 	if err := d.Take(ctx, dir, logged.mark); err != nil {

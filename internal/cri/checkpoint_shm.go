@@ -12,27 +12,28 @@ import (
 	"github.com/cri-restore/cri-restore/internal/restore"
 )
 
-// withShm makes the shared memory of a container that has the pod's for itself a part of its checkpoint, and keeps
-// others' out of it. That is /dev/shm and System V IPC. A volume that is mounted there belongs to the pod's spec, and
-// with hostIPC the node's to the node.
-func (s *Runtime) withShm(d *dump.Dump, c *containers.Container) error {
+// shares says what memory a container has in common with its pod: System V IPC, and /dev/shm. A volume that is mounted
+// there belongs to the pod's spec, and with hostIPC both are the node's, where nobody is alone.
+func (s *Runtime) shares(d *dump.Dump, c *containers.Container) error {
 	spec, err := restore.SpecOf(c)
 	if err != nil {
 		return err
 	}
+	nodes := restore.PodIPC(spec) == ""
+	shared := dump.Shared{Limit: s.node.Limits.DiffBytes, Alone: func(ctx context.Context) (bool, error) {
+		if nodes {
+			return false, nil
+		}
+		return s.isAlone(ctx, c)
+	}}
 	// containerd: internal/cri/server/helpers.go, getSandboxDevShm.
 	own := filepath.Join("/sandboxes", c.SandboxID, "shm")
 	for _, m := range spec.Mounts {
 		if path.Clean(m.Destination) == "/dev/shm" && c.SandboxID != "" && strings.HasSuffix(m.Source, own) {
-			d.WithShm(m.Source, s.node.Limits.DiffBytes, func(ctx context.Context) (bool, error) { return s.isAlone(ctx, c) })
+			shared.Shm = m.Source
 		}
 	}
-	d.SharesIPC(func(ctx context.Context) (bool, error) {
-		if restore.PodIPC(spec) == "" { // the node's
-			return false, nil
-		}
-		return s.isAlone(ctx, c)
-	})
+	d.Shares(shared)
 	return nil
 }
 

@@ -59,7 +59,7 @@ func last(text string, most int) string { return text[max(len(text)-most, 0):] }
 // taking runs take between the commands by which a program takes part in its checkpoint. Without the first one's
 // success nothing is taken. What the first one began the second ends, whatever became of the checkpoint, and of the
 // request.
-func (s *Runtime) taking(ctx context.Context, asked *policy.Pod, id, name string, take func() error) (retErr error) {
+func (s *Runtime) taking(ctx context.Context, asked *policy.Pod, id, name string, take func() error) error {
 	if args := asked.After[name]; args != nil {
 		defer func() {
 			ctx := context.WithoutCancel(ctx)

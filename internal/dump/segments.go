@@ -18,26 +18,8 @@ import (
 // areaSysV marks a mapping of a segment of System V IPC (criu/include/image.h, VMA_AREA_SYSVIPC).
 const areaSysV = 1 << 10
 
-// SharesIPC says that the container has its IPC namespace in common with its pod or the node. alone is asked while the container is frozen, and says
-// whether nobody else can have made what is in it.
-func (d *Dump) SharesIPC(alone func(context.Context) (bool, error)) { d.alone = alone }
-
-// keepOwnSegments takes out of the images in a directory what other containers have in shared memory of System V IPC: CRIU dumps all that is in
-// the IPC namespace, which is the pod's. A container that is alone may have segments that none of its processes has attached.
-func (d *Dump) keepOwnSegments(ctx context.Context, dir string) error {
-	if d.alone == nil {
-		return nil
-	}
-	if alone, err := d.alone(ctx); err != nil || alone {
-		return err
-	}
-	if err := dropSegments(ctx, dir); err != nil {
-		return fmt.Errorf("shared memory of other containers: %w", err)
-	}
-	return nil
-}
-
-// dropSegments takes out the segments that no process has attached, with their content.
+// dropSegments takes out of the images in a directory the segments that no process has attached, with their content:
+// they may be another container's.
 func dropSegments(ctx context.Context, dir string) error {
 	images, err := criu.OpenImages(dir)
 	if err != nil {
@@ -115,5 +97,6 @@ func dropContent(images *criu.Images, dir string, id uint32) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.Remove(filepath.Join(dir, pagemap)), os.Remove(filepath.Join(dir, fmt.Sprintf("pages-%d.img", pages))))
+	return errors.Join(os.Remove(filepath.Join(dir, pagemap)),
+		os.Remove(filepath.Join(dir, fmt.Sprintf("pages-%d.img", pages))))
 }

@@ -14,29 +14,48 @@ import (
 	"github.com/cri-restore/cri-restore/internal/changes"
 )
 
-// shm is a pod's /dev/shm.
-type shm struct {
-	dir   string
-	limit int64
-	alone func(context.Context) (bool, error)
+// Shared is the memory that containers of a pod have in common. CRIU dumps of System V IPC all that is there, and of
+// /dev/shm only what was deleted.
+type Shared struct {
+	// Alone says whether nobody else can have made what is there. It is asked once, while the container is frozen.
+	Alone func(context.Context) (bool, error)
+	// Shm is the directory of the pod's /dev/shm, empty if the container has another one there.
+	Shm string
+	// Limit is how many bytes of its files a restore on this node would take.
+	Limit int64
 }
 
-// WithShm makes the files of the pod's /dev/shm, which are in dir, a part of the checkpoint, by the name that Podman
-// gives them. They belong to all containers of the pod: alone is asked while the container is frozen, and says whether
-// no other one can have any there. More than limit bytes no restore on this node would take.
-func (d *Dump) WithShm(dir string, limit int64, alone func(context.Context) (bool, error)) {
-	d.shm = &shm{dir: dir, limit: limit, alone: alone}
-}
+// Shares says what the container has in common with its pod.
+func (d *Dump) Shares(s Shared) { d.shared = &s }
 
-// writeShm writes the files of /dev/shm into the checkpoint's directory. CRIU has those only that were deleted.
-func (d *Dump) writeShm(ctx context.Context, dir string) (err error) {
-	if d.shm == nil {
+// takeShared makes what is shared a part of the checkpoint if it is all the container's: the files of /dev/shm by the
+// name that Podman gives them. Otherwise it takes what CRIU has dumped of others out of the images.
+func (d *Dump) takeShared(ctx context.Context, dir, images string) error {
+	if d.shared == nil {
 		return nil
 	}
-	if alone, err := d.shm.alone(ctx); err != nil || !alone {
+	alone, err := d.shared.Alone(ctx)
+	if err != nil {
 		return err
 	}
-	if empty, err := isEmpty(d.shm.dir); err != nil || empty {
+	if !alone {
+		if err := dropSegments(ctx, images); err != nil {
+			return fmt.Errorf("shared memory of other containers: %w", err)
+		}
+		return nil
+	}
+	if d.shared.Shm == "" {
+		return nil
+	}
+	if err := d.writeShm(ctx, dir); err != nil {
+		return fmt.Errorf("/dev/shm of container %s: %w", d.container.ID, err)
+	}
+	return nil
+}
+
+// writeShm writes the files of /dev/shm into the checkpoint's directory.
+func (d *Dump) writeShm(ctx context.Context, dir string) (err error) {
+	if empty, err := isEmpty(d.shared.Shm); err != nil || empty {
 		return err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, metadata.DevShmCheckpointTar), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -44,10 +63,7 @@ func (d *Dump) writeShm(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := changes.WriteTree(ctx, &limited{w: f, left: d.shm.limit}, d.shm.dir); err != nil {
-		return fmt.Errorf("/dev/shm of container %s: %w", d.container.ID, err)
-	}
-	return nil
+	return changes.WriteTree(ctx, &limited{w: f, left: d.shared.Limit}, d.shared.Shm)
 }
 
 func isEmpty(dir string) (bool, error) {

@@ -42,8 +42,19 @@ func TestWriteShm(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.End(ctx)
-			d.WithShm(c.dir, c.limit, func(context.Context) (bool, error) { return c.alone, c.fails })
-			err = d.writeShm(ctx, dir)
+			images, asked := withSegments(t), 0
+			d.Shares(Shared{Shm: c.dir, Limit: c.limit, Alone: func(context.Context) (bool, error) {
+				asked++
+				return c.alone, c.fails
+			}})
+			err = d.takeShared(ctx, dir, images)
+			if asked != 1 {
+				t.Errorf("asked %d times", asked)
+			}
+			// What others have is in the images of those only that are alone, and whose it is therefore.
+			if got := len(objectsOf(t, images)); c.fails == nil && (got == 5) != c.alone {
+				t.Errorf("%d objects in the images", got)
+			}
 			if c.is == nil && err != nil || c.is != nil && !c.is(err) {
 				t.Errorf("error %v", err)
 			}

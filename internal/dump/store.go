@@ -79,8 +79,7 @@ type Dump struct {
 	lease     leases.Lease
 	dir       string
 	freezes   bool
-	shm       *shm
-	alone     func(context.Context) (bool, error)
+	shared    *Shared
 	undo      []func(context.Context) error
 }
 
@@ -88,15 +87,10 @@ type Dump struct {
 // where the checkpoint should stay, named after name. What is made in containerd's stores with the
 // returned context is protected until End, which has to be called.
 //
-// Errors: errdefs.ErrAborted if another checkpoint of the container is being taken, errdefs.ErrFailedPrecondition
-// if its process does not run, errdefs.ErrNotFound if there is no task or no parent, errdefs.ErrInvalidArgument
+// The caller holds the container, see Hold. Errors: errdefs.ErrFailedPrecondition if its process does not run, errdefs.ErrNotFound if there is no task or no parent, errdefs.ErrInvalidArgument
 // for a path that is too long.
 func (s *Store) Begin(ctx context.Context, c *containers.Container, parent, name string) (_ *Dump, _ context.Context, retErr error) {
-	if !s.lock(c.ID) {
-		return nil, nil, fmt.Errorf("container %s is being checkpointed by another request: wait for its end and try again: %w", c.ID, errdefs.ErrAborted)
-	}
 	d := &Dump{ID: uuid.NewString(), store: s, container: c}
-	d.add(func(context.Context) error { s.unlock(c.ID); return nil })
 	defer func() {
 		if retErr != nil {
 			d.End(ctx)
@@ -174,29 +168,30 @@ func (d *Dump) End(ctx context.Context) {
 }
 
 // leaseStep is the place of the lease among the steps to undo.
-const leaseStep = 1
+const leaseStep = 0
 
 func (d *Dump) add(undo func(context.Context) error) { d.undo = append(d.undo, undo) }
 
 func (s *Store) mounts(id string) string { return filepath.Join(s.State, "checkpoint-"+id) }
 
-func (s *Store) lock(container string) bool {
+// Hold keeps other requests from checkpointing a container until it is released, from before its program is told to after
+// it is told that the checkpoint is over. The error is of class errdefs.ErrAborted if another request holds it.
+func (s *Store) Hold(container string) (release func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy[container] {
-		return false
+		return nil, fmt.Errorf("container %s is being checkpointed by another request: wait for its end and try again: %w",
+			container, errdefs.ErrAborted)
 	}
 	if s.busy == nil {
 		s.busy = map[string]bool{}
 	}
 	s.busy[container] = true
-	return true
-}
-
-func (s *Store) unlock(container string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.busy, container)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.busy, container)
+	}, nil
 }
 
 // dirName is hidden and says what it is for. Its end is the ID, by which it is known to be ours.

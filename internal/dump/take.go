@@ -85,14 +85,11 @@ func (d *Dump) Take(ctx context.Context, dir string, still func()) (retErr error
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := d.keepOwnSegments(ctx, images); err != nil {
-			return err
-		}
 		began = time.Now()
 		if err := changes(ctx, spool); err != nil {
 			return fmt.Errorf("changes of the root file system of container %s: %w", d.container.ID, err)
 		}
-		if err := d.writeShm(ctx, dir); err != nil {
+		if err := d.takeShared(ctx, dir, images); err != nil {
 			return err
 		}
 		d.Times.Diff = time.Since(began)

@@ -60,10 +60,9 @@ func TestTakeFails(t *testing.T) {
 		"no snapshotter": {func(w *world, _ context.CancelFunc) {
 			w.store.Snapshotter = func(string) snapshots.Snapshotter { return nil }
 		}, errdefs.IsNotFound, "snapshotter", nil},
-		"ended before":     {func(w *world, _ context.CancelFunc) { w.tasks.status = tasktypes.Status_STOPPED }, errdefs.IsFailedPrecondition, "STOPPED", nil},
-		"no task":          {func(w *world, _ context.CancelFunc) { w.tasks.fail["get"] = errdefs.ErrNotFound }, errdefs.IsNotFound, "task of container c", nil},
-		"no directory":     {func(w *world, _ context.CancelFunc) { _ = os.Remove(w.out()) }, errdefs.IsNotFound, "create it", nil},
-		"another is taken": {func(w *world, _ context.CancelFunc) { w.store.lock("c") }, errdefs.IsAborted, "another request", nil},
+		"ended before": {func(w *world, _ context.CancelFunc) { w.tasks.status = tasktypes.Status_STOPPED }, errdefs.IsFailedPrecondition, "STOPPED", nil},
+		"no task":      {func(w *world, _ context.CancelFunc) { w.tasks.fail["get"] = errdefs.ErrNotFound }, errdefs.IsNotFound, "task of container c", nil},
+		"no directory": {func(w *world, _ context.CancelFunc) { _ = os.Remove(w.out()) }, errdefs.IsNotFound, "create it", nil},
 		"removed meanwhile": {func(w *world, _ context.CancelFunc) {
 			w.tasks.during = func() {
 				w.tasks.fail["get"], w.tasks.fail["checkpoint"], w.tasks.status = errdefs.ErrNotFound, boom, tasktypes.Status_STOPPED
@@ -85,7 +84,6 @@ func TestTakeFails(t *testing.T) {
 			if slices.Contains(w.tasks.callsDone, true) {
 				t.Error("a call to the task was cut short")
 			}
-			w.store.unlock("c")
 			if w.tasks.dead {
 				w.tasks.status = tasktypes.Status_STOPPED
 			}
@@ -289,4 +287,27 @@ func TestReconcileForeign(t *testing.T) {
 	if _, err := os.Stat(w.out()); err != nil {
 		t.Error(err)
 	}
+}
+
+// Of two requests one holds a container, and others have theirs meanwhile.
+func TestHold(t *testing.T) {
+	w := newWorld(t)
+	release, err := w.store.Hold("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.Hold("c"); !errdefs.IsAborted(err) || !strings.Contains(err.Error(), "container c is being checkpointed by another request") {
+		t.Errorf("error %v", err)
+	}
+	other, err := w.store.Hold("d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other()
+	release()
+	again, err := w.store.Hold("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
 }
