@@ -81,27 +81,14 @@ func (s *Runtime) taking(ctx context.Context, asked *policy.Pod, id, name string
 }
 
 // afterRestore runs the pod's command in a container that was just restored, and records what it did.
-func (s *Runtime) afterRestore(ctx context.Context, prefix string) error {
-	record := s.recordOf(ctx, prefix)
-	if record == nil {
-		return nil
-	}
-	resp, err := s.RuntimeServiceServer.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: prefix})
-	if err != nil {
-		return err
-	}
-	id, name := resp.GetStatus().GetId(), resp.GetStatus().GetMetadata().GetName()
-	c, err := s.node.Client.ContainerService().Get(ctx, id)
-	if err != nil {
-		return fmt.Errorf("container %s: %w", id, err)
-	}
+func (s *Runtime) afterRestore(ctx context.Context, c *restored) error {
 	asked, err := s.asked(ctx, c.SandboxID)
-	if err != nil || asked.Restored[name] == nil {
+	if err != nil || asked.Restored[c.name] == nil {
 		return err
 	}
-	did, err := s.execute(ctx, policy.AnnotationAfterRestore, id, asked.Restored[name])
-	if nerr := s.node.Restores.NoteCommand(context.WithoutCancel(ctx), id, did); nerr != nil {
-		log.G(ctx).WithError(nerr).WithField("container", id).Warn("cannot note what a command did after a restore")
+	did, err := s.execute(ctx, policy.AnnotationAfterRestore, c.ID, asked.Restored[c.name])
+	if nerr := s.node.Restores.NoteCommand(context.WithoutCancel(ctx), c.ID, did); nerr != nil {
+		log.G(ctx).WithError(nerr).WithField("container", c.ID).Warn("cannot note what a command did after a restore")
 	}
 	return err
 }

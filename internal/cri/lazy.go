@@ -14,9 +14,11 @@ import (
 	"github.com/cri-restore/cri-restore/internal/policy"
 	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/upstream"
+	"github.com/cri-restore/cri-restore/internal/verify"
 )
 
-// lazily decides whether a restore is to be lazy, by what was asked for and how much memory there is.
+// lazily decides whether a restore is to be lazy, by what was asked for and how much memory there is. It reads nothing of
+// the images, which nobody has verified yet.
 func (n *Node) lazily(ctx context.Context, asked policy.Lazy, dir string) (bool, error) {
 	if n.Restores.Pages == nil {
 		return false, nil // the plugin has said why when it started
@@ -34,22 +36,17 @@ func (n *Node) lazily(ctx context.Context, asked policy.Lazy, dir string) (bool,
 		}
 	}
 	// That the kernel cannot do it is in the log.
-	if !asked.Lazily(memories...) || n.Restores.Pages.Able.Err(ctx) != nil {
-		return false, nil
-	}
-	return mayBeLazy(ctx, images), nil
+	return asked.Lazily(memories...) && n.Restores.Pages.Able.Err(ctx) == nil, nil
 }
 
-// mayBeLazy says whether CRIU can map all memory before it is there. Images that cannot be read are for the
-// verification to refuse.
-func mayBeLazy(ctx context.Context, images *criu.Images) bool {
-	largest, all, err := images.Reserved()
-	may := false
+// mayBeLazy says whether CRIU can map all memory before it is there, of a checkpoint that has been verified.
+func mayBeLazy(ctx context.Context, is *verify.Report) bool {
+	may, err := mayReserve(is.Reserved)
 	if err == nil {
-		may, err = mayReserve(largest, all)
+		err = is.Unreadable // then it is not known how much it is
 	}
-	if !may {
-		log.G(ctx).WithError(err).WithField("reserved", all).WithField("largest", largest).
+	if may = may && err == nil; !may {
+		log.G(ctx).WithError(err).WithField("reserved", is.Reserved.All).WithField("largest", is.Reserved.Largest).
 			Info("restoring eagerly: a process has reserved more address space than this node has memory, which a lazy " +
 				"restore would need")
 	}

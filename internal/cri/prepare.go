@@ -18,6 +18,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/phase"
 	"github.com/cri-restore/cri-restore/internal/podnet"
 	"github.com/cri-restore/cri-restore/internal/restore"
+	"github.com/cri-restore/cri-restore/internal/sysv"
 	"github.com/cri-restore/cri-restore/internal/turn"
 	"github.com/cri-restore/cri-restore/internal/verify"
 )
@@ -118,7 +119,7 @@ func (s *Runtime) prepare(ctx context.Context, r *runtime.CreateContainerRequest
 	if err != nil {
 		return nil, err
 	}
-	if err := s.clearIPC(ctx, r.GetPodSandboxId(), id, c.ImagesDir(), spec); err != nil {
+	if err := s.clearIPC(ctx, r.GetPodSandboxId(), id, verification.ipc, spec); err != nil {
 		return nil, err
 	}
 	err = record.Times.Do(ctx, phase.Materialise, func(ctx context.Context) error {
@@ -164,8 +165,8 @@ func (s *Runtime) fillShm(ctx context.Context, pod, id string, c *checkpoint.Che
 
 // clearIPC removes from the pod's IPC namespace what an earlier life of the container has left there of System V IPC.
 // Next to a container that runs nothing is removed: whose it is nobody knows.
-func (s *Runtime) clearIPC(ctx context.Context, pod, id, images string, spec *specs.Spec) error {
-	path, inTheWay, err := restore.IPCInTheWay(images, spec)
+func (s *Runtime) clearIPC(ctx context.Context, pod, id string, made []sysv.Object, spec *specs.Spec) error {
+	path, inTheWay, err := restore.IPCInTheWay(made, spec)
 	if err != nil || len(inTheWay) == 0 {
 		return err
 	}

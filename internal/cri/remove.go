@@ -57,16 +57,8 @@ func (s *Runtime) RemovePodSandbox(ctx context.Context,
 // restored is a container that is restored, or was.
 type restored struct {
 	*containers.Container
+	name   string // in its pod
 	record *restore.Record
-}
-
-// recordOf returns the record of a container, nil if it is an ordinary one. The
-// ID may be a prefix, as crictl sends it.
-func (s *Runtime) recordOf(ctx context.Context, id string) *restore.Record {
-	if c := s.restored(ctx, id); c != nil {
-		return c.record
-	}
-	return nil
 }
 
 // restored returns a container that is restored, nil if it is an ordinary one. The ID may be a prefix.
@@ -78,7 +70,7 @@ func (s *Runtime) restored(ctx context.Context, id string) *restored {
 	if err != nil {
 		return nil // containerd says why
 	}
-	c := &restored{}
+	c := &restored{name: resp.GetStatus().GetMetadata().GetName()}
 	// A container is removed, whatever its record does to us.
 	err = recovery.Do(ctx, "restore record", func() (err error) {
 		c.Container, c.record, err = s.node.Restores.Get(ctx, resp.GetStatus().GetId())
@@ -86,8 +78,9 @@ func (s *Runtime) restored(ctx context.Context, id string) *restored {
 	})
 	if err != nil {
 		if !errdefs.IsNotFound(err) {
-			log.G(ctx).WithError(err).Warn("restore record cannot be read, what the restore left stays until containerd " +
-				"starts again")
+			log.G(ctx).WithError(err).WithField("container", resp.GetStatus().GetId()).
+				Warn("the record of a restore cannot be read: no command runs after it, and when the container is removed " +
+					"what the restore left stays until containerd starts again")
 		}
 		return nil
 	}

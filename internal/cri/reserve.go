@@ -5,6 +5,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/cri-restore/cri-restore/internal/verify"
 )
 
 // The values of the sysctl vm.overcommit_memory (Linux: Documentation/mm/overcommit-accounting.rst).
@@ -13,9 +15,8 @@ const (
 	overcommitAlways = "1"
 )
 
-// mayReserve says whether the node's kernel lets a process have writable memory of these sizes, that it does not use:
-// the largest mapping, and all together.
-func mayReserve(largest, all uint64) (bool, error) {
+// mayReserve says whether the node's kernel lets processes have as much writable memory, that they do not use.
+func mayReserve(r verify.Reserved) (bool, error) {
 	mode, err := os.ReadFile("/proc/sys/vm/overcommit_memory")
 	if err != nil {
 		return false, err
@@ -24,11 +25,11 @@ func mayReserve(largest, all uint64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return allows(strings.TrimSpace(string(mode)), string(info), largest, all)
+	return allows(strings.TrimSpace(string(mode)), string(info), r)
 }
 
 // allows is mayReserve for a mode and the content of /proc/meminfo.
-func allows(mode, info string, largest, all uint64) (bool, error) {
+func allows(mode, info string, r verify.Reserved) (bool, error) {
 	size := map[string]uint64{}
 	for line := range strings.Lines(info) {
 		name, value, _ := strings.Cut(line, ":")
@@ -43,8 +44,8 @@ func allows(mode, info string, largest, all uint64) (bool, error) {
 	case overcommitAlways:
 		return true, nil
 	case overcommitGuess:
-		return largest <= size["MemTotal"]+size["SwapTotal"], nil
+		return r.Largest <= size["MemTotal"]+size["SwapTotal"], nil
 	default:
-		return size["Committed_AS"]+all <= size["CommitLimit"], nil
+		return size["Committed_AS"]+r.All <= size["CommitLimit"], nil
 	}
 }

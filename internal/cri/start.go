@@ -23,13 +23,17 @@ func (s *Runtime) StartContainer(ctx context.Context,
 		}
 	}
 	resp, err := s.RuntimeServiceServer.StartContainer(ctx, r)
-	if err != nil || !s.node.users.may(ctx, r.GetContainerId()) {
+	if err != nil {
 		return resp, err
 	}
+	c := s.restored(ctx, r.GetContainerId())
+	if c == nil {
+		return resp, nil
+	}
 	// The container runs, and a kubelet that were told otherwise would not know what to do with it.
-	err = recovery.Do(ctx, "command after a restore", func() error { return s.afterRestore(ctx, r.GetContainerId()) })
+	err = recovery.Do(ctx, "command after a restore", func() error { return s.afterRestore(ctx, c) })
 	if err != nil {
-		log.G(ctx).WithError(err).WithField("container", r.GetContainerId()).
+		log.G(ctx).WithError(err).WithField("container", c.ID).
 			Error("the program of a restored container may not know that it was restored")
 	}
 	return resp, nil

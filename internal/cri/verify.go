@@ -14,6 +14,7 @@ import (
 	"github.com/cri-restore/cri-restore/internal/policy"
 	"github.com/cri-restore/cri-restore/internal/recovery"
 	"github.com/cri-restore/cri-restore/internal/restore"
+	"github.com/cri-restore/cri-restore/internal/sysv"
 	"github.com/cri-restore/cri-restore/internal/turn"
 	"github.com/cri-restore/cri-restore/internal/verify"
 )
@@ -29,11 +30,13 @@ type verification struct {
 	record *restore.Record
 	// spent is what both phases have taken so far of the node's VerificationTimeout.
 	spent time.Duration
+	// ipc are the objects of System V IPC that CRIU makes, as the first phase has found them.
+	ipc []sysv.Object
 	verify.Subject
 }
 
-// before is the first phase. What is compared is what CRIU will read: the record gets a digest of it. It returns the
-// modes of the root file system's directories.
+// before is the first phase. What is compared is what CRIU will read: the record gets a digest of it. It also
+// settles whether the restore can be lazy. It returns the modes of the root file system's directories.
 func (v *verification) before(ctx context.Context) (map[string]uint32, error) {
 	tcp := policy.TCP(v.record.TCP)
 	v.Rules.AcceptTCP = tcp == policy.CloseTCP || tcp == policy.LocalTCP || tcp == policy.RestoreTCP
@@ -50,6 +53,8 @@ func (v *verification) before(ctx context.Context) (map[string]uint32, error) {
 	if report.TCPClosed && tcp == policy.LocalTCP {
 		v.record.TCP = string(policy.CloseTCP) // which CRIU wants to be told
 	}
+	v.record.Lazy = v.record.Lazy && mayBeLazy(ctx, report)
+	v.ipc = report.IPC
 	return report.Directories, nil
 }
 

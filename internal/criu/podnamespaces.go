@@ -14,6 +14,12 @@ import (
 	"github.com/cri-restore/cri-restore/internal/namespace"
 )
 
+// IPCName is the name of the image with the objects of System V IPC of a kind, "shm", "msg" or "sem", of the IPC namespace
+// that has this number in the images (criu/image-desc.c).
+func IPCName(kind string, namespace uint32) string {
+	return fmt.Sprintf("ipcns-%s-%d.img", kind, namespace)
+}
+
 // WriteUTS writes the image from which CRIU takes host and domain name, with those
 // of the UTS namespace at path.
 func WriteUTS(path, file string) error {

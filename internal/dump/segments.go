@@ -12,7 +12,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
-	"github.com/cri-restore/cri-restore/internal/sysv"
 )
 
 // areaSysV marks a mapping of a segment of System V IPC (criu/include/image.h, VMA_AREA_SYSVIPC).
@@ -35,7 +34,7 @@ func dropSegments(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	name := criu.IPCName(sysv.Segment, ids.GetIpcNsId())
+	name := criu.IPCName("shm", ids.GetIpcNsId())
 	if _, ok := images.Size(name); !ok {
 		return nil
 	}

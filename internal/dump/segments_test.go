@@ -4,19 +4,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	ipc_desc "github.com/checkpoint-restore/go-criu/v7/crit/images/ipc-desc"
-	ipc_msg "github.com/checkpoint-restore/go-criu/v7/crit/images/ipc-msg"
-	ipc_sem "github.com/checkpoint-restore/go-criu/v7/crit/images/ipc-sem"
 	ipc_shm "github.com/checkpoint-restore/go-criu/v7/crit/images/ipc-shm"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/vma"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/criu/criutest"
-	"github.com/cri-restore/cri-restore/internal/sysv"
 )
 
 func desc(id, key uint32) *ipc_desc.IpcDescEntry {
@@ -28,7 +24,7 @@ func segment(id uint32) *ipc_shm.IpcShmEntry {
 	return &ipc_shm.IpcShmEntry{Desc: desc(id, 100+id), Size: proto.Uint64(criutest.Page), InPagemaps: proto.Bool(true)}
 }
 
-// withSegments is a dump of a process that has attached segment 5, in a pod that has the segments 4, 5 and 6, a queue and a semaphore set.
+// withSegments is a dump of a process that has attached segment 5, in a pod that has the segments 4, 5 and 6.
 func withSegments(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -46,10 +42,6 @@ func withSegments(t *testing.T) string {
 			files[name] = content
 		}
 	}
-	message := criutest.Image("IPCNS_MSG", &ipc_msg.IpcMsg{Mtype: proto.Uint64(1), Msize: proto.Uint32(5)})[8:] + "hello\x00\x00\x00"
-	queue := &ipc_msg.IpcMsgEntry{Desc: desc(7, 107), Qbytes: proto.Uint32(16384), Qnum: proto.Uint32(1)}
-	files["ipcns-msg-2.img"] = criutest.Image("IPCNS_MSG", queue) + message
-	files["ipcns-sem-2.img"] = criutest.Image("IPCNS_SEM", &ipc_sem.IpcSemEntry{Desc: desc(8, 108), Nsems: proto.Uint32(3)}) + strings.Repeat("\x00", 8)
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -58,32 +50,34 @@ func withSegments(t *testing.T) string {
 	return dir
 }
 
-func objectsOf(t *testing.T, dir string) []sysv.Object {
+func segmentsOf(t *testing.T, dir string) []uint32 {
 	t.Helper()
 	images, err := criu.OpenImages(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer images.Close()
-	all, err := images.IPCObjects()
+	segments, err := criu.Entries[*ipc_shm.IpcShmEntry](images, criu.IPCName("shm", 2), "IPCNS_SHM")
 	if err != nil {
 		t.Fatal(err)
+	}
+	var all []uint32
+	for _, e := range segments {
+		all = append(all, e.GetDesc().GetId())
 	}
 	return all
 }
 
 func TestDropSegments(t *testing.T) {
 	dir := withSegments(t)
-	others := []sysv.Object{{Kind: sysv.Queue, ID: 7, Key: 107}, {Kind: sysv.Semaphores, ID: 8, Key: 108}}
-	shm := func(id uint32) sysv.Object { return sysv.Object{Kind: sysv.Segment, ID: id, Key: 100 + id} }
-	if got, want := objectsOf(t, dir), append([]sysv.Object{shm(4), shm(5), shm(6)}, others...); !slices.Equal(got, want) {
+	if got, want := segmentsOf(t, dir), []uint32{4, 5, 6}; !slices.Equal(got, want) {
 		t.Fatalf("got %v, want %v", got, want)
 	}
 	for range 2 { // the second time nothing is left to do
 		if err := dropSegments(t.Context(), dir); err != nil {
 			t.Fatal(err)
 		}
-		if got, want := objectsOf(t, dir), append([]sysv.Object{shm(5)}, others...); !slices.Equal(got, want) {
+		if got, want := segmentsOf(t, dir), []uint32{5}; !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
 	}

@@ -52,8 +52,8 @@ func TestWriteShm(t *testing.T) {
 				t.Errorf("asked %d times", asked)
 			}
 			// What others have is in the images of those only that are alone, and whose it is therefore.
-			if got := len(objectsOf(t, images)); c.fails == nil && (got == 5) != c.alone {
-				t.Errorf("%d objects in the images", got)
+			if got := len(segmentsOf(t, images)); c.fails == nil && (got == 3) != c.alone {
+				t.Errorf("%d segments in the images", got)
 			}
 			if c.is == nil && err != nil || c.is != nil && !c.is(err) {
 				t.Errorf("error %v", err)

@@ -8,39 +8,24 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/cri-restore/cri-restore/internal/criu"
 	"github.com/cri-restore/cri-restore/internal/sysv"
 )
 
 // nodeIPC is the node's own IPC namespace.
 const nodeIPC = "/proc/self/ns/ipc"
 
-// IPCInTheWay returns what the pod's IPC namespace has of System V IPC that keeps CRIU from making what the checkpoint
-// has: CRIU makes each object anew, with its key and its ID (criu/ipc_ns.c). It has them when the container has run in
-// the pod before, because they outlive processes. The path is that of the namespace.
-func IPCInTheWay(images string, spec *specs.Spec) (path string, inTheWay []sysv.Object, err error) {
-	if path = PodIPC(spec); path == "" {
+// IPCInTheWay returns what the pod's IPC namespace has of System V IPC that keeps CRIU from making the checkpoint's
+// objects: CRIU makes each anew, with its key and its ID (criu/ipc_ns.c). The pod has them when the container has run in
+// it before, because they outlive processes. The path is that of the namespace.
+func IPCInTheWay(made []sysv.Object, spec *specs.Spec) (path string, inTheWay []sysv.Object, err error) {
+	if path = PodIPC(spec); path == "" || len(made) == 0 {
 		return "", nil, nil
-	}
-	opened, err := criu.OpenImages(images)
-	if err != nil {
-		return "", nil, err
-	}
-	defer opened.Close()
-	made, err := opened.IPCObjects()
-	if err != nil || len(made) == 0 {
-		return "", nil, err
 	}
 	there, err := sysv.List(path)
 	if err != nil {
 		return "", nil, fmt.Errorf("list System V IPC of the pod: %w", err)
 	}
-	for _, o := range there {
-		if slices.ContainsFunc(made, o.Excludes) {
-			inTheWay = append(inTheWay, o)
-		}
-	}
-	return path, inTheWay, nil
+	return path, sysv.InTheWay(there, made), nil
 }
 
 // ClearIPC removes objects that are left of the container's earlier life. The caller knows that no other container of

@@ -45,9 +45,27 @@ type Object struct {
 
 func (o Object) String() string { return fmt.Sprintf("%s %d with key %#x", names[o.Kind], o.ID, o.Key) }
 
-// Excludes says whether the kernel cannot have both objects in one namespace.
-func (o Object) Excludes(other Object) bool {
-	return o.Kind == other.Kind && (o.Key != 0 && o.Key == other.Key || o.ID&indexBits == other.ID&indexBits)
+// InTheWay returns the objects that are there and that the kernel cannot have in one namespace with those to be made:
+// they have the same key, or the same place.
+func InTheWay(there, made []Object) (all []Object) {
+	type name struct {
+		kind  Kind
+		place bool
+		value uint32
+	}
+	taken := map[name]bool{}
+	for _, o := range made {
+		taken[name{o.Kind, true, o.ID & indexBits}] = true
+		if o.Key != 0 {
+			taken[name{o.Kind, false, o.Key}] = true
+		}
+	}
+	for _, o := range there {
+		if taken[name{o.Kind, true, o.ID & indexBits}] || o.Key != 0 && taken[name{o.Kind, false, o.Key}] {
+			all = append(all, o)
+		}
+	}
+	return all
 }
 
 // List returns the objects of the IPC namespace at path.

@@ -81,21 +81,20 @@ func TestListAndRemove(t *testing.T) {
 	}
 }
 
-func TestExcludes(t *testing.T) {
-	a := Object{Kind: Segment, ID: 5, Key: 7}
-	for other, want := range map[Object]bool{
-		{Kind: Segment, ID: 6, Key: 7}:         true,  // the same key
-		{Kind: Segment, ID: 5, Key: 8}:         true,  // the same ID
-		{Kind: Segment, ID: 5 + 1<<15, Key: 8}: true,  // in the same place, later
-		{Kind: Segment, ID: 6, Key: 8}:         false, //
-		{Kind: Queue, ID: 5, Key: 7}:           false, // of another kind
+func TestInTheWay(t *testing.T) {
+	made := []Object{{Kind: Segment, ID: 5, Key: 7}, {Kind: Queue, ID: 9}}
+	for there, want := range map[Object]bool{
+		{Kind: Segment, ID: 6, Key: 7}:         true, // the same key
+		{Kind: Segment, ID: 5, Key: 8}:         true, // the same ID
+		{Kind: Segment, ID: 5 + 1<<15, Key: 8}: true, // in the same place, later
+		{Kind: Segment, ID: 6, Key: 8}:         false,
+		{Kind: Semaphores, ID: 5, Key: 7}:      false, // of another kind
+		{Kind: Queue, ID: 10}:                  false, // neither has a key
+		{Kind: Queue, ID: 9, Key: 3}:           true,
 	} {
-		if got := a.Excludes(other); got != want {
-			t.Errorf("%v and %v: %t", a, other, got)
+		if got := InTheWay([]Object{there}, made); (len(got) == 1 && got[0] == there) != want || len(got) > 1 {
+			t.Errorf("%v: %v", there, got)
 		}
-	}
-	if (Object{Kind: Segment, ID: 1}).Excludes(Object{Kind: Segment, ID: 2}) {
-		t.Error("two without a key")
 	}
 }
 

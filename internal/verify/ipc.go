@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-restore/cri-restore/internal/criu"
+	"github.com/cri-restore/cri-restore/internal/sysv"
 )
 
 // Linux's own bounds of System V IPC. What a namespace allows is less, and holds for CRIU as well.
@@ -32,36 +33,24 @@ func (m *memory) ipc() (map[uint64]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	image := func(kind string) (string, bool) {
-		name := fmt.Sprintf("ipcns-%s-%d.img", kind, ids.GetIpcNsId())
-		_, ok := m.images.Size(name)
-		return name, ok
-	}
-	var (
-		total    int
-		segments = map[uint64]uint64{}
-	)
-	if name, ok := image("shm"); ok {
-		n, err := m.sysVSegments(name, segments)
-		if err != nil {
+	segments := map[uint64]uint64{}
+	for _, read := range []struct {
+		kind sysv.Kind
+		from func(name string) error
+	}{
+		{sysv.Segment, func(name string) error { return m.sysVSegments(name, segments) }},
+		{sysv.Queue, m.queues},
+		{sysv.Semaphores, m.semaphores},
+	} {
+		name := criu.IPCName(string(read.kind), ids.GetIpcNsId())
+		if _, ok := m.images.Size(name); !ok {
+			continue
+		}
+		if err := read.from(name); err != nil {
 			return nil, err
 		}
-		total += n
 	}
-	if name, ok := image("msg"); ok {
-		n, err := m.queues(name)
-		if err != nil {
-			return nil, err
-		}
-		total += n
-	}
-	if name, ok := image("sem"); ok {
-		n, err := m.semaphores(name)
-		if err != nil {
-			return nil, err
-		}
-		total += n
-	}
+	total := len(m.report.IPC)
 	if total == 0 {
 		return segments, nil
 	}
@@ -78,29 +67,30 @@ func (m *memory) ipc() (map[uint64]uint64, error) {
 	return segments, nil
 }
 
-// ipcObject checks what all kinds of objects have.
-func ipcObject(d *ipc_desc.IpcDescEntry, bits uint32) error {
+// ipcObject checks what all kinds of objects have, and notes the object.
+func (m *memory) ipcObject(kind sysv.Kind, d *ipc_desc.IpcDescEntry, bits uint32) error {
 	if d.GetId() >= 1<<31 || d.GetMode()&^bits != 0 {
 		return fmt.Errorf("object %d with mode %#o is none of System V IPC", d.GetId(), d.GetMode())
 	}
+	m.report.IPC = append(m.report.IPC, sysv.Object{Kind: kind, ID: d.GetId(), Key: d.GetKey()})
 	return nil
 }
 
-func (m *memory) sysVSegments(name string, sizes map[uint64]uint64) (int, error) {
+func (m *memory) sysVSegments(name string, sizes map[uint64]uint64) error {
 	all, err := criu.Entries[*ipc_shm.IpcShmEntry](m.images, name, "IPCNS_SHM")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for _, e := range all {
-		if err := ipcObject(e.GetDesc(), modeBits|shmBits); err != nil {
-			return 0, malformed(name, "%s", err)
+		if err := m.ipcObject(sysv.Segment, e.GetDesc(), modeBits|shmBits); err != nil {
+			return malformed(name, "%s", err)
 		}
 		id := uint64(e.GetDesc().GetId())
 		if _, twice := sizes[id]; twice {
-			return 0, malformed(name, "segment %d comes twice", id)
+			return malformed(name, "segment %d comes twice", id)
 		}
 		if !e.GetInPagemaps() || e.GetSize() == 0 || e.GetSize() > userEnd {
-			return 0, malformed(name, "segment %d of %d bytes has its content elsewhere, or is too large", id, e.GetSize())
+			return malformed(name, "segment %d of %d bytes has its content elsewhere, or is too large", id, e.GetSize())
 		}
 		sizes[id] = e.GetSize()
 		// Huge pages of System V IPC are for who may lock memory; CRIU may (mm/hugetlb.c, can_do_hugetlb_shm).
@@ -111,13 +101,13 @@ func (m *memory) sysVSegments(name string, sizes map[uint64]uint64) (int, error)
 			})
 		}
 	}
-	return len(all), nil
+	return nil
 }
 
-func (m *memory) queues(name string) (int, error) {
+func (m *memory) queues(name string) error {
 	var (
-		total, left int
-		data        [maxMessage]byte
+		left int
+		data [maxMessage]byte
 	)
 	err := m.images.EachWithData(name, "IPCNS_MSG", func(_ int, entry []byte, rest io.Reader) error {
 		if left == 0 {
@@ -128,8 +118,8 @@ func (m *memory) queues(name string) (int, error) {
 			if e.GetQnum() > maxIPC {
 				return fmt.Errorf("a queue has %d messages", e.GetQnum())
 			}
-			total, left = total+1, int(e.GetQnum())
-			return ipcObject(e.GetDesc(), modeBits)
+			left = int(e.GetQnum())
+			return m.ipcObject(sysv.Queue, e.GetDesc(), modeBits)
 		}
 		e := &ipc_msg.IpcMsg{}
 		if err := criu.Decode(entry, e); err != nil {
@@ -145,12 +135,11 @@ func (m *memory) queues(name string) (int, error) {
 	if err == nil && left > 0 {
 		err = malformed(name, "%d messages are missing", left)
 	}
-	return total, err
+	return err
 }
 
-func (m *memory) semaphores(name string) (int, error) {
-	var total int
-	err := m.images.EachWithData(name, "IPCNS_SEM", func(_ int, entry []byte, rest io.Reader) error {
+func (m *memory) semaphores(name string) error {
+	return m.images.EachWithData(name, "IPCNS_SEM", func(_ int, entry []byte, rest io.Reader) error {
 		e := &ipc_sem.IpcSemEntry{}
 		if err := criu.Decode(entry, e); err != nil {
 			return err
@@ -158,11 +147,9 @@ func (m *memory) semaphores(name string) (int, error) {
 		if e.GetNsems() == 0 || e.GetNsems() > maxSemaphores {
 			return fmt.Errorf("a set has %d semaphores", e.GetNsems())
 		}
-		total++
 		_, err := io.CopyN(io.Discard, rest, int64(roundUp(2*uint64(e.GetNsems()), 8)))
-		return errors.Join(err, ipcObject(e.GetDesc(), modeBits))
+		return errors.Join(err, m.ipcObject(sysv.Semaphores, e.GetDesc(), modeBits))
 	})
-	return total, err
 }
 
 func roundUp(n, to uint64) uint64 { return (n + to - 1) / to * to }

@@ -146,6 +146,7 @@ func (m *memory) space(p *criu.Process) (*space, error) {
 		return nil, err
 	}
 	m.locked(s)
+	m.report.Reserved.add(s.vmas)
 	// Ranges without access (MADV_GUARD_INSTALL): CRIU notes them behind the mappings.
 	at, end := 0, uint64(0)
 	for _, e := range all[guards:] {

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-restore/cri-restore/internal/sysv"
 )
 
 // Finding is one thing that a checkpoint would bring and the pod was not granted. Found may be
@@ -70,6 +72,10 @@ type Report struct {
 	Replaced map[string][]byte
 	// TCPClosed says that the checkpoint was taken by a CRIU that was to close connections: it has nothing of them.
 	TCPClosed bool
+	// Reserved is the address space that processes have and may not write to.
+	Reserved Reserved
+	// IPC are the objects of System V IPC that CRIU makes.
+	IPC []sysv.Object
 	// Masked are files that stay masked although the pod does not ask for it. The spec has to list them: runc gives
 	// CRIU a source for masks, and a name for them in a later checkpoint, by its own list only (criu_linux.go).
 	Masked []string
