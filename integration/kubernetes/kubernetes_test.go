@@ -22,6 +22,7 @@ func TestKubernetes(t *testing.T) {
 			"start fails":           w.testStartFails,
 			"out of memory":         w.testOutOfMemory,
 			"log rotation":          w.testLogRotation,
+			"takes part":            w.testTakesPart,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

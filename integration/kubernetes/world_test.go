@@ -48,7 +48,8 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	metrics := freeAddress(t)
 	n := harness.New(t, harness.WithRegistryAuth(user, password),
-		harness.WithRestoreConfig(`pod_annotations = ["on-failure"]`),
+		harness.WithRestoreConfig(`pod_annotations = ["on-failure", "before-checkpoint", "after-checkpoint", `+
+			`"after-restore"]`),
 		harness.WithConfig("[plugins.'io.containerd.server.v1.metrics']\naddress = "+strconv.Quote(metrics)))
 	w := &world{Cluster: cluster.New(t, n), n: n, metricsAddress: metrics}
 	w.Kubectl(t, "create", "secret", "docker-registry", "registry", "--docker-server="+n.Registry().Host(),
