@@ -81,7 +81,8 @@ func (b *before) lookAtOpen(f File) error {
 	if at, err := seenAt(file); err != nil {
 		return err
 	} else if at.mode&unix.S_IFMT == unix.S_IFIFO {
-		return fmt.Errorf("a FIFO is in the place of the file %.200q: %w", f.Name, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("a FIFO is in the place of the file %.200q: remove it, and create the container "+
+			"again: %w", f.Name, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }
