@@ -189,8 +189,8 @@ func TestTakePartFails(t *testing.T) {
 	}
 }
 
-// TestTakePartOnce: while a program takes part in a checkpoint another request is refused, and does not tell the program
-// that all is over.
+// TestTakePartOnce: while a program takes part in a checkpoint another request is refused, and does not tell the
+// program that all is over.
 func TestTakePartOnce(t *testing.T) {
 	t.Parallel()
 	n := harness.New(t, harness.WithRestoreConfig(allowArchives), harness.WithRestoreConfig(hearCommands))

@@ -10,7 +10,8 @@ func (w *world) testTakesPart(t *testing.T) {
 	said := func(annotation, text string) string {
 		return `org.criu.restore/` + annotation + `: '{"counter": ["sh", "-c", "` + text + `"]}'`
 	}
-	asks := said("before-checkpoint", "echo quiet >/proc/1/fd/1") + ", " + said("after-checkpoint", "echo over >/proc/1/fd/1")
+	asks := said("before-checkpoint", "echo quiet >/proc/1/fd/1") + ", " +
+		said("after-checkpoint", "echo over >/proc/1/fd/1")
 	ck := w.checkpointOf(t, "partakes", w.base, "annotations: {"+asks+"}\n", counting(""))
 	w.Apply(t, manifest("partakes", "annotations: {"+said("after-restore", "echo told >/told")+"}\n", container("counter",
 		ck.image, `, lifecycle: {postStart: {exec: {command: [sh, -c, "echo postStart was $(cat /told) >/proc/1/fd/1"]}}}`)))

@@ -17,8 +17,8 @@ import (
 	"github.com/cri-restore/cri-restore/internal/verify"
 )
 
-// lazily decides whether a restore is to be lazy, by what was asked for and how much memory there is. It reads nothing of
-// the images, which nobody has verified yet.
+// lazily decides whether a restore is to be lazy, by what was asked for and how much memory there is. It reads nothing
+// of the images, which nobody has verified yet.
 func (n *Node) lazily(ctx context.Context, asked policy.Lazy, dir string) (bool, error) {
 	if n.Restores.Pages == nil {
 		return false, nil // the plugin has said why when it started

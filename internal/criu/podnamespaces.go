@@ -14,8 +14,8 @@ import (
 	"github.com/cri-restore/cri-restore/internal/namespace"
 )
 
-// IPCName is the name of the image with the objects of System V IPC of a kind, "shm", "msg" or "sem", of the IPC namespace
-// that has this number in the images (criu/image-desc.c).
+// IPCName is the name of the image with the objects of System V IPC of a kind, "shm", "msg" or "sem", of the IPC
+// namespace that has this number in the images (criu/image-desc.c).
 func IPCName(kind string, namespace uint32) string {
 	return fmt.Sprintf("ipcns-%s-%d.img", kind, namespace)
 }

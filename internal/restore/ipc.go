@@ -15,8 +15,8 @@ import (
 const nodeIPC = "/proc/self/ns/ipc"
 
 // IPCInTheWay returns what the pod's IPC namespace has of System V IPC that keeps CRIU from making the checkpoint's
-// objects: CRIU makes each anew, with its key and its ID (criu/ipc_ns.c). The pod has them when the container has run in
-// it before, because they outlive processes. The path is that of the namespace.
+// objects: CRIU makes each anew, with its key and its ID (criu/ipc_ns.c). The pod has them when the container has run
+// in it before, because they outlive processes. The path is that of the namespace.
 func IPCInTheWay(made []sysv.Object, spec *specs.Spec) (path string, inTheWay []sysv.Object, err error) {
 	if path = PodIPC(spec); path == "" || len(made) == 0 {
 		return "", nil, nil
